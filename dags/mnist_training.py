@@ -1,0 +1,141 @@
+"""The nightly training job, wired together: load, normalize, train, evaluate, promote. The work is in `mnist_tasks`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import timedelta
+from typing import Any
+
+from airflow.sdk import Asset, Param, chain, dag, task
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
+
+from mnist_tasks.config import RunConfig, TrainConfig
+from mnist_tasks.errors import TaskError
+from mnist_tasks.gate import Policy
+from mnist_tasks.workspace import Workspace
+
+# Cron, in UTC; empty for runs by hand only.
+SCHEDULE = os.environ.get("MNIST_SCHEDULE", "0 2 * * *") or None
+
+# Where the tasks that want a GPU run. The pool must exist.
+GPU_QUEUE = os.environ.get("MNIST_GPU_QUEUE", "default")
+GPU_POOL = os.environ.get("MNIST_GPU_POOL", "default_pool")
+
+# What Airflow fills in when the task runs: another task's return value, and a value from its context by name.
+XCom = Any
+Context = Any
+
+CHAMPION = Asset(
+    "mnist_champion",
+    uri=(Workspace.from_environment().models / "champion").as_uri(),
+    group="model",
+)
+
+
+def form() -> dict[str, Param]:
+    """The trigger form: a field for each setting, in sections, with the defaults, bounds and words of `RunConfig`."""
+    return {
+        name: Param(field.pop("default"), description_md=field.pop("description"), section=section, **field)
+        for section, group in RunConfig.GROUPS.items()
+        for name, field in group.model_json_schema()["properties"].items()
+    }
+
+
+@contextmanager
+def no_retry_for_bad_input() -> Iterator[None]:
+    """Fail at once where a retry would fail the same way."""
+    try:
+        yield
+    except TaskError as error:
+        raise AirflowFailException(str(error)) from error
+
+
+@dag(
+    schedule=SCHEDULE,
+    catchup=False,
+    max_active_runs=1,
+    params=form(),
+    tags=["mnist", "training"],
+    default_args={
+        "retries": 2,
+        "retry_delay": timedelta(seconds=30),
+        "retry_exponential_backoff": 2.0,
+        "max_retry_delay": timedelta(minutes=10),
+        "execution_timeout": timedelta(minutes=10),
+    },
+)
+def mnist_training() -> None:
+    """
+    ### Retrain the digit classifier and promote it if it is good enough
+
+    | task | reads | writes, below `MNIST_HOME` |
+    |---|---|---|
+    | **load** | the data source | `datasets/<digest>/`, once for each content |
+    | **normalize** | the raw images | the same as float32 in [0, 1], once |
+    | **train** | the normalized training images | `runs/<run id>/model.keras`, `history.json`, `training.json` |
+    | **evaluate** | the test images, the candidate, the champion | `runs/<run id>/evaluation.json` |
+    | **promote** | the evaluation | `runs/<run id>/decision.json`; if approved `models/<version>/`, `models/champion` |
+
+    *promote* is **skipped** when the gate rejects the candidate: the reason is the last line of its log and in
+    `decision.json`, and the champion stays. Load the champion with
+    `keras.models.load_model("<MNIST_HOME>/models/champion/model.keras")`.
+    """
+
+    @task(multiple_outputs=False)
+    @no_retry_for_bad_input()
+    def load(params: Context = None) -> dict[str, Any]:
+        from mnist_tasks.load import load
+
+        config, workspace = RunConfig(**params), Workspace.from_environment()
+        workspace.prepare()
+        return asdict(load(config.source, workspace.datasets))
+
+    @task(multiple_outputs=False)
+    @no_retry_for_bad_input()
+    def normalize(loaded: XCom) -> dict[str, Any]:
+        from mnist_tasks.normalize import normalize
+
+        return asdict(normalize(Workspace.from_environment().dataset(loaded["digest"])))
+
+    @task(multiple_outputs=False, execution_timeout=timedelta(hours=6), queue=GPU_QUEUE, pool=GPU_POOL)
+    @no_retry_for_bad_input()
+    def train(normalized: XCom, params: Context = None, run_id: Context = None) -> dict[str, Any]:
+        from mnist_tasks.runtime import tensorflow_in_airflow
+        from mnist_tasks.train import train
+
+        config, workspace = RunConfig(**params), Workspace.from_environment()
+        with tensorflow_in_airflow():
+            return asdict(
+                train(workspace.dataset(normalized["digest"]), config.part(TrainConfig), workspace.run(run_id))
+            )
+
+    @task(multiple_outputs=False, queue=GPU_QUEUE, pool=GPU_POOL)
+    @no_retry_for_bad_input()
+    def evaluate(normalized: XCom, run_id: Context = None) -> dict[str, Any]:
+        from mnist_tasks.evaluate import evaluate
+        from mnist_tasks.runtime import tensorflow_in_airflow
+
+        workspace = Workspace.from_environment()
+        with tensorflow_in_airflow():
+            return asdict(evaluate(workspace.dataset(normalized["digest"]), workspace.run(run_id), workspace.models))
+
+    @task(multiple_outputs=False, outlets=[CHAMPION])
+    @no_retry_for_bad_input()
+    def promote(params: Context = None, run_id: Context = None, outlet_events: Context = None) -> dict[str, Any]:
+        from mnist_tasks.promote import promote
+
+        config, workspace = RunConfig(**params), Workspace.from_environment()
+        outcome = asdict(promote(workspace.run(run_id), workspace.models, config.part(Policy)))
+        if not outcome["promoted"]:
+            raise AirflowSkipException(outcome["reason"])
+        outlet_events[CHAMPION].extra = {"run_id": run_id, **outcome}
+        return outcome
+
+    normalized = normalize(load())
+    chain(train(normalized), evaluate(normalized), promote())
+
+
+mnist_training()

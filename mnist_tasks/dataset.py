@@ -1,0 +1,166 @@
+"""A dataset on disk: labelled digits as `.npy` files in a folder named by their digest, never changed afterwards."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from mnist_tasks.errors import InputError
+
+DIGITS = 10
+IMAGE_SHAPE = (28, 28)
+ARRAYS = ("x_train", "y_train", "x_test", "y_test")
+
+Split = Literal["train", "test"]
+UInt8 = npt.NDArray[np.uint8]
+Float32 = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Digits:
+    """Labelled digits in memory, under the names that Keras uses.
+
+    Images are uint8 of shape (n, 28, 28), 0 for background to 255 for ink; labels are uint8 of shape (n,), 0 to 9.
+    """
+
+    x_train: UInt8
+    y_train: UInt8
+    x_test: UInt8
+    y_test: UInt8
+
+    @classmethod
+    def checked(cls, arrays: Mapping[str, npt.NDArray[Any]], source: str) -> Digits:
+        """The arrays as `Digits`, once they are what they should be.
+
+        Raises:
+            InputError: naming the source, the array, what it is and what it should be.
+        """
+        for split in ("train", "test"):
+            images, labels = arrays[f"x_{split}"], arrays[f"y_{split}"]
+            check_images(images.shape, images.dtype, f"{source}: x_{split}")
+            check_labels(labels.shape, labels.dtype, f"{source}: y_{split}")
+            if len(images) != len(labels):
+                raise InputError(
+                    f"{source}: x_{split} has {len(images):,} images but y_{split} has {len(labels):,} labels; "
+                    "each image needs one label"
+                )
+            if not len(images):
+                raise InputError(f"{source}: the {split} set is empty; at least one labelled image is needed")
+            outside = np.flatnonzero((labels < 0) | (labels >= DIGITS))
+            if outside.size:
+                raise InputError(
+                    f"{source}: y_{split}[{outside[0]}] is {labels[outside[0]]}, but labels go from 0 to {DIGITS - 1}; "
+                    f"{outside.size:,} of {len(labels):,} labels are outside"
+                )
+        return cls(**{name: np.ascontiguousarray(arrays[name], dtype=np.uint8) for name in ARRAYS})
+
+    def digest(self) -> str:
+        """SHA-256 over the name, shape and bytes of each array: the same for the same digits from any source."""
+        total = hashlib.sha256()
+        for name in ARRAYS:
+            array: UInt8 = getattr(self, name)
+            total.update(f"{name} {array.dtype} {array.shape}\n".encode())
+            total.update(array.data)
+        return total.hexdigest()
+
+
+def check_images(shape: Sequence[int], dtype: np.dtype[Any], what: str) -> None:
+    """Raise an `InputError` unless shape and dtype are those of n images: (n, 28, 28), uint8."""
+    if len(shape) != 3 or tuple(shape[1:]) != IMAGE_SHAPE:
+        raise InputError(f"{what} has shape {tuple(shape)}; images need shape (n, 28, 28)")
+    if dtype != np.uint8:
+        raise InputError(f"{what} has dtype {dtype}; pixels need dtype uint8, from 0 (background) to 255 (ink)")
+
+
+def check_labels(shape: Sequence[int], dtype: np.dtype[Any], what: str) -> None:
+    """Raise an `InputError` unless shape and dtype are those of n labels: (n,), any integer type."""
+    if len(shape) != 1:
+        raise InputError(f"{what} has shape {tuple(shape)}; labels need shape (n,)")
+    if dtype.kind not in "ui":
+        raise InputError(f"{what} has dtype {dtype}; labels need an integer dtype, with values from 0 to {DIGITS - 1}")
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A dataset's folder: the raw `.npy` files, the normalized images beside them, and `dataset.json`."""
+
+    folder: Path
+
+    @property
+    def digest(self) -> str:
+        return self.folder.name
+
+    def description(self) -> dict[str, Any]:
+        """What `dataset.json` says: source, digest, number of images, images of each digit, mean and deviation."""
+        try:
+            description: dict[str, Any] = json.loads((self.folder / "dataset.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise InputError(f"{self.folder} is no dataset: {error}; run the load task first") from error
+        return description
+
+    def array(self, name: str) -> npt.NDArray[Any]:
+        """One of the arrays `x_train`, `y_train`, `x_test`, `y_test`, memory-mapped, read-only."""
+        return open_array(self.folder / f"{name}.npy")
+
+    def normalized_path(self, split: Split) -> Path:
+        """Where `normalize` puts the images of a split as float32 in [0, 1]."""
+        return self.folder / f"x_{split}_normalized.npy"
+
+    def normalized(self, split: Split) -> Float32:
+        """The images of a split as float32 in [0, 1], shape (n, 28, 28), memory-mapped, read-only."""
+        return open_array(self.normalized_path(split))
+
+    def labels(self, split: Split) -> UInt8:
+        """The labels of a split, uint8, shape (n,), memory-mapped, read-only."""
+        return self.array(f"y_{split}")
+
+
+def open_array(path: Path) -> npt.NDArray[Any]:
+    """Memory-map an `.npy` file, read-only."""
+    try:
+        array: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read: {error}; clear the load task to write it again") from error
+    return array
+
+
+class RowReader:
+    """Reads rows of an `.npy` file in any order, without holding or mapping the file.
+
+    A shuffled epoch through a memory map leaves the whole file resident in the process; reading the rows keeps a
+    training task's memory the same for any size of training set, at the same speed once the file is in the page cache.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Open the file at `path`; its rows are the slices along the first axis."""
+        mapped = open_array(path)
+        if not isinstance(mapped, np.memmap) or not mapped.flags.c_contiguous:
+            raise InputError(f"{path} cannot be read by rows: its array is empty or in Fortran order")
+        self.shape: tuple[int, ...] = mapped.shape
+        self.dtype = mapped.dtype
+        self._offset = mapped.offset
+        self._file = path.open("rb", buffering=0)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __call__(self, rows: npt.NDArray[np.integer]) -> npt.NDArray[Any]:
+        """The rows with the given indices, in that order, as a new array."""
+        out = np.empty((len(rows), *self.shape[1:]), self.dtype)
+        size = out[0].nbytes
+        view = out.data.cast("B")
+        for i, row in enumerate(rows.tolist()):
+            if os.preadv(self._file.fileno(), [view[i * size : (i + 1) * size]], self._offset + row * size) != size:
+                raise InputError(f"{self._file.name} ends before row {row}; clear the load task to write it again")
+        return out
+
+    def close(self) -> None:
+        self._file.close()

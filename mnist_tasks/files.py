@@ -1,0 +1,84 @@
+"""Writing files so that a reader, a kill or a full disk never finds half of one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+def fsync(path: Path) -> None:
+    """Wait until a file's bytes, or a folder's entries, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+    """Have `write` fill a file beside `path`, with the same suffix, then put it in place in one step."""
+    temporary = path.with_name(f".{os.getpid()}-{path.name}")
+    try:
+        write(temporary)
+        fsync(temporary)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    fsync(path.parent)
+
+
+def to_json(value: Any) -> str:
+    """Indented JSON with a final newline; a NaN or an infinity, which JSON does not have, is a `ValueError`."""
+    return json.dumps(value, indent=2, allow_nan=False) + "\n"
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as JSON in one step."""
+    write_atomically(path, lambda temporary: _write_text(temporary, to_json(value)))
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def new_folder(target: Path) -> Iterator[Path]:
+    """A hidden folder beside `target` to fill, which becomes `target` in one step when the block ends well.
+
+    Everything in it is on the disk before the rename. The caller holds the lock on the parent folder, clears
+    `staging_folders` that an earlier kill left, and has made sure that `target` does not exist.
+    """
+    staging = target.with_name(f".staging-{target.name}")
+    staging.mkdir()
+    try:
+        yield staging
+        for path in sorted(staging.rglob("*"), reverse=True):
+            fsync(path)
+        fsync(staging)
+        staging.rename(target)
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
+    fsync(target.parent)
+
+
+def remove_staging_folders(parent: Path) -> None:
+    """Remove what a killed `new_folder` left in `parent`; the caller holds the lock on it."""
+    for staging in parent.glob(".staging-*"):
+        shutil.rmtree(staging)
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()

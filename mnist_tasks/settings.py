@@ -1,0 +1,60 @@
+"""The base of everything a user can set: validated by the JSON schema that the trigger form is made from.
+
+Airflow checks the trigger form with ``jsonschema``; `Settings` checks with the same schema by the same library, so the
+form, the command line and a call from Python refuse a bad value with the same words.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import Any
+
+import jsonschema
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from mnist_tasks.errors import InputError
+
+
+class Settings(BaseModel):
+    """Base of the parameter groups: immutable, complete with defaults, and refused with an `InputError`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _check_as_the_form_does(cls, values: dict[str, Any]) -> dict[str, Any]:
+        properties = cls.model_json_schema()["properties"]
+        problems = []
+        for name, value in values.items():
+            if name not in properties:
+                problems.append(unknown_parameter(name, properties))
+                continue
+            try:
+                jsonschema.validate(value, properties[name])
+            except jsonschema.ValidationError as error:
+                problems.append(f"{name}: {error.message}")
+        if problems:
+            # Not a ValueError, so pydantic lets it through as it is, without a page of its own around it.
+            raise InputError("; ".join(problems))
+        return values
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            # What a JSON schema cannot say: a number must be finite.
+            problems = (f"{'.'.join(map(str, e['loc']))}: {e['input']!r}: {e['msg']}" for e in error.errors())
+            raise InputError("; ".join(problems)) from None
+
+
+def unknown_parameter(name: str, known: Iterable[str]) -> str:
+    """The words for a name that no field has, with the closest one that exists."""
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"{name}: unknown parameter; " + (f"did you mean {close[0]}?" if close else f"known: {', '.join(known)}")
+
+
+def one_of(*options: str) -> Any:
+    """A string field with a fixed set of values, shown as a drop-down list in the trigger form."""
+    return Field(json_schema_extra={"enum": list(options)})

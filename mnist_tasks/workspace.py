@@ -1,0 +1,89 @@
+"""Where datasets, runs and models live: one folder, `MNIST_HOME`, shared by every worker."""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from mnist_tasks.errors import InputError
+
+PROJECT = Path(__file__).resolve().parent.parent
+
+# What Airflow allows in a run id, less a leading dot: no separator, so the name stays in its folder.
+RUN_ID = re.compile(r"[A-Za-z0-9_~+-][A-Za-z0-9_.~:+-]{0,199}")
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """The folders below one root: `datasets/<digest>`, `runs/<run id>` and the model directory `models`."""
+
+    root: Path
+
+    @classmethod
+    def from_environment(cls) -> Workspace:
+        """The folder that `MNIST_HOME` names, by default `var` in the project's checkout.
+
+        Raises:
+            InputError: if `MNIST_HOME` is unset and the package does not lie in a checkout.
+        """
+        home = os.environ.get("MNIST_HOME")
+        if home:
+            return cls(Path(home).expanduser().resolve())
+        if not (PROJECT / "pyproject.toml").is_file():
+            raise InputError("MNIST_HOME is not set: set it to the folder for datasets, runs and models")
+        return cls(PROJECT / "var")
+
+    @property
+    def datasets(self) -> Path:
+        return self.root / "datasets"
+
+    @property
+    def models(self) -> Path:
+        return self.root / "models"
+
+    def run(self, run_id: str) -> Path:
+        """The folder of a run's working files, made if needed.
+
+        Raises:
+            InputError: if the run id is no plain name and could lead out of the folder.
+        """
+        if not RUN_ID.fullmatch(run_id):
+            raise InputError(
+                f"run id {run_id!r} cannot name a folder: use at most 200 letters, digits and _ . ~ : + -, "
+                "not starting with a dot or a colon"
+            )
+        folder = self.root / "runs" / run_id
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def dataset(self, digest: str) -> Path:
+        """The folder of a dataset.
+
+        Raises:
+            InputError: if `digest` is no SHA-256 in hexadecimal.
+        """
+        if not re.fullmatch(r"[0-9a-f]{64}", digest):
+            raise InputError(f"{digest!r} is no dataset digest: 64 hexadecimal digits are expected")
+        return self.datasets / digest
+
+    def prepare(self) -> None:
+        """Make the folders and try to write to each, before any work is done that could not be kept.
+
+        Raises:
+            InputError: naming the folder that cannot be written to, and why.
+        """
+        for folder in (self.datasets, self.root / "runs", self.models):
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                with tempfile.NamedTemporaryFile(dir=folder, prefix=".writable-") as file:
+                    file.write(b"\0" * 4096)
+                    file.flush()
+                    os.fsync(file.fileno())
+            except OSError as error:
+                raise InputError(
+                    f"{folder} cannot be written to: {error.strerror}; give it to the user that runs the tasks, free "
+                    "space on it, or set MNIST_HOME to another folder"
+                ) from error

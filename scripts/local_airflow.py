@@ -1,0 +1,303 @@
+"""Airflow on this machine alone: SQLite, LocalExecutor, loopback. Started and stopped as one whole.
+
+Only one such Airflow runs at a time on a workspace. Every process it starts, and what those start, has ended when the
+`with` block has.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import httpx
+import psutil
+from filelock import FileLock, Timeout
+
+from mnist_tasks.workspace import PROJECT, Workspace
+
+HOST = "127.0.0.1"
+USER = "admin"
+START_SECONDS = 120  # a cold disk and a busy machine included
+STOP_SECONDS = 15
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+# <linux/prctl.h>
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
+
+
+class LaunchError(Exception):
+    """Airflow cannot be started or has stopped by itself; the message says why and what to do."""
+
+
+class Stopped(BaseException):
+    """A signal to end came; not an `Exception`, as KeyboardInterrupt is none."""
+
+
+class LocalAirflow:
+    """A running Airflow: its address, and a client that is logged in as admin.
+
+    `new_password` is the admin's password if it was made for this start, and None if there was one already.
+    """
+
+    def __init__(self, home: Path, port: int, passwords: Path, settings: Mapping[str, str]) -> None:
+        self.home = home
+        self.url = f"http://{HOST}:{port}"
+        self.passwords = passwords
+        self.new_password = _new_password(passwords)
+        self.environment = {**_without_airflow(os.environ), **_settings(home, port, passwords), **settings}
+        self.services: dict[str, subprocess.Popen[bytes]] = {}
+
+    def command(self, *arguments: str) -> list[str]:
+        return [sys.executable, "-m", "airflow", *arguments]
+
+    def log_path(self, name: str) -> Path:
+        return self.home / "logs" / "services" / f"{name}.log"
+
+    def spawn(self, name: str, *arguments: str) -> subprocess.Popen[bytes]:
+        """Start an Airflow command whose output goes to a log file of its own."""
+        path = self.log_path(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("wb") as log:
+            # A session of its own: Ctrl-C reaches only this launcher, which then stops its services in order.
+            return subprocess.Popen(
+                self.command(*arguments),
+                env=self.environment,
+                cwd=PROJECT,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                preexec_fn=_die_with_parent,
+            )
+
+    def complete(self, name: str, process: subprocess.Popen[bytes]) -> None:
+        """Wait for a command that `spawn` started to end well."""
+        if process.wait():
+            raise LaunchError(f"airflow {name} failed:\n{self._tail(name)}")
+
+    def check_services(self) -> None:
+        """Raise a `LaunchError` if a service has ended by itself."""
+        for name, process in self.services.items():
+            if process.poll() is not None:
+                raise LaunchError(f"{name} ended by itself with status {process.returncode}:\n{self._tail(name)}")
+
+    def _tail(self, name: str) -> str:
+        path = self.log_path(name)
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        return "\n".join([*lines[-15:], f"(the whole log: {path})"])
+
+    @contextmanager
+    def client(self) -> Iterator[httpx.Client]:
+        """A client of the REST API, logged in; ready once the API server is."""
+        with httpx.Client(base_url=self.url, timeout=30) as client:
+            self._wait_for_api(client)
+            password = json.loads(self.passwords.read_text())[USER]
+            answer = client.post("/auth/token", json={"username": USER, "password": password}).raise_for_status()
+            client.headers["Authorization"] = f"Bearer {answer.json()['access_token']}"
+            yield client
+
+    def _wait_for_api(self, client: httpx.Client) -> None:
+        deadline = time.monotonic() + START_SECONDS
+        while True:
+            self.check_services()
+            try:
+                # The tasks' own API, which the server builds at its first request: seconds that no task should wait.
+                client.get("/execution/health").raise_for_status()
+            except httpx.TransportError:
+                if time.monotonic() > deadline:
+                    raise LaunchError(
+                        f"the API server did not answer at {self.url} within {START_SECONDS} s:\n"
+                        + self._tail("api-server")
+                    ) from None
+                time.sleep(0.1)
+            else:
+                return
+
+
+@contextmanager
+def local_airflow(
+    workspace: Workspace,
+    port: int,
+    passwords: Path,
+    services: Mapping[str, Sequence[str]],
+    settings: Mapping[str, str],
+) -> Iterator[LocalAirflow]:
+    """Start Airflow with the given services beside the API server; stop all of it at the end, however it comes.
+
+    Args:
+        workspace: where datasets, runs and models go; Airflow's own files go to `airflow` below it.
+        port: for the API server, on loopback.
+        passwords: the file with the admin's password, made if missing.
+        services: arguments of `airflow` by the name of the service.
+        settings: further environment variables for all of them.
+
+    Raises:
+        LaunchError: if the port is taken, another Airflow runs on this workspace, or a service does not start.
+    """
+    home = workspace.root / "airflow"
+    home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with ExitStack() as stack:
+        stack.enter_context(_only_one(home))
+        _check_port(port)
+        _become_subreaper()
+        stack.callback(_stop_everything)
+        airflow = LocalAirflow(home, port, passwords, {"MNIST_HOME": str(workspace.root), **settings})
+        _migrate(airflow)
+        # The DAG is in the database before anybody asks for it, without waiting for a DAG processor's first round.
+        reserialize = airflow.spawn("dags-reserialize", "dags", "reserialize")
+        airflow.services["api-server"] = airflow.spawn("api-server", "api-server")
+        for name, arguments in services.items():
+            airflow.services[name] = airflow.spawn(name, *arguments)
+        airflow.complete("dags-reserialize", reserialize)
+        yield airflow
+
+
+def _new_password(path: Path) -> str | None:
+    """Write a new password for the admin to `path`, readable by the owner only; None if the file exists already."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return None
+    password = secrets.token_urlsafe(16)
+    with os.fdopen(descriptor, "w") as file:
+        json.dump({USER: password}, file)
+    return password
+
+
+def free_port() -> int:
+    """A port on loopback that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def stop_on_signals() -> None:
+    """Have each signal that asks a program to end unwind this one, Ctrl-C's also where a shell has set it to ignored."""
+
+    def stop(signum: int, _: FrameType | None) -> None:
+        raise Stopped(signal.Signals(signum).name)
+
+    for signum in STOP_SIGNALS:
+        signal.signal(signum, stop)
+
+
+def _without_airflow(environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment without what is meant for another Airflow, such as the address of a production database."""
+    return {name: value for name, value in environment.items() if not name.startswith(("AIRFLOW", "_AIRFLOW", "MAKE"))}
+
+
+def _settings(home: Path, port: int, passwords: Path) -> dict[str, str]:
+    url = f"http://{HOST}:{port}"
+    return {
+        "AIRFLOW_HOME": str(home),
+        "AIRFLOW__CORE__DAGS_FOLDER": str(PROJECT / "dags"),
+        "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
+        "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
+        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        # Each is a process; one run at a time needs one, the rest is for what else is in the DAG folder.
+        "AIRFLOW__CORE__PARALLELISM": "4",
+        "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{url}/execution/",
+        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": f"{USER}:admin",
+        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(passwords),
+        "AIRFLOW__API__HOST": HOST,
+        "AIRFLOW__API__PORT": str(port),
+        "AIRFLOW__API__BASE_URL": url,
+        # Signs what the services tell each other and the UI's sessions; as long as this Airflow lives.
+        "AIRFLOW__API_AUTH__JWT_SECRET": secrets.token_hex(64),
+        "AIRFLOW__API__SECRET_KEY": secrets.token_hex(64),
+        "AIRFLOW__API__WORKERS": "1",
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home / 'airflow.db'}",
+        "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.1",
+        # A task's supervisor may sleep this long, in seconds, after its process has ended.
+        "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "1",
+        "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
+    }
+
+
+@contextmanager
+def _only_one(home: Path) -> Iterator[None]:
+    """Hold the lock of this workspace's Airflow."""
+    holder = home / "launcher.pid"
+    try:
+        with FileLock(home / "launcher.lock", timeout=0):
+            holder.write_text(str(os.getpid()))
+            yield
+    except Timeout:
+        raise LaunchError(
+            f"an Airflow started by make run or make up is running on {home.parent} (process {holder.read_text()}); "
+            "trigger mnist_training in its UI, or stop it first"
+        ) from None
+
+
+def _check_port(port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError as error:
+            raise LaunchError(
+                f"port {port} on {HOST} cannot be used: {error.strerror}; choose another one with PORT=8081"
+            ) from None
+
+
+def _migrate(airflow: LocalAirflow) -> None:
+    """Make or migrate the database, unless this version of Airflow has done so already."""
+    stamp, current = airflow.home / "migrated", version("apache-airflow-core")
+    if stamp.exists() and stamp.read_text() == current and (airflow.home / "airflow.db").exists():
+        return
+    airflow.complete("db-migrate", airflow.spawn("db-migrate", "db", "migrate"))
+    stamp.write_text(current)
+
+
+def _prctl(option: int, value: int) -> None:
+    if ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0):
+        raise OSError(ctypes.get_errno(), f"prctl({option}, {value})")
+
+
+def _die_with_parent() -> None:
+    """In the child: get SIGTERM should the launcher be killed."""
+    _prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _become_subreaper() -> None:
+    """Adopt what a service leaves behind, so that it can be found and stopped."""
+    _prctl(PR_SET_CHILD_SUBREAPER, 1)
+
+
+def _stop_everything() -> None:
+    """End every descendant: by SIGTERM, and by SIGKILL what is left after a while."""
+    # A second Ctrl-C must not leave half of them behind.
+    for signum in STOP_SIGNALS:
+        signal.signal(signum, signal.SIG_IGN)
+    me = psutil.Process()
+    deadline = time.monotonic() + STOP_SECONDS
+    for child in me.children():
+        child.terminate()
+    while children := me.children(recursive=True):
+        if time.monotonic() > deadline:
+            for child in children:
+                child.kill()
+        psutil.wait_procs(children, timeout=0.2)
+
+
+def describe(error: httpx.HTTPStatusError) -> str:
+    """What the API says is wrong, in its own words."""
+    try:
+        detail: Any = error.response.json()["detail"]
+    except (ValueError, KeyError, TypeError):
+        return str(error)
+    return detail if isinstance(detail, str) else json.dumps(detail)

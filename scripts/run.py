@@ -1,0 +1,195 @@
+"""`make run`: one run of mnist_training through the real scheduler, followed to its end.
+
+Arguments are parameters of the run, such as `epochs=3 min_accuracy=0.98`. The exit status is 0 if the model was
+promoted, 1 if it was rejected and 2 if anything failed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+from local_airflow import (
+    LaunchError,
+    LocalAirflow,
+    Stopped,
+    describe,
+    free_port,
+    local_airflow,
+    stop_on_signals,
+)
+
+from mnist_tasks.config import RunConfig
+from mnist_tasks.errors import TaskError
+from mnist_tasks.workspace import Workspace
+
+PROMOTED, REJECTED, FAILED = 0, 1, 2
+
+DAG = "mnist_training"
+TASKS = ("load", "normalize", "train", "evaluate", "promote")
+UNFINISHED = ("queued", "running")
+POLL_SECONDS = 0.3
+
+
+def main(arguments: list[str]) -> int:
+    """Run the DAG once and return the exit status."""
+    try:
+        parameters = parse(arguments)
+        RunConfig(**parameters)  # refuses what the DAG would refuse, before Airflow is started for it
+        workspace = Workspace.from_environment()
+        workspace.prepare()
+        with tempfile.TemporaryDirectory() as private:
+            passwords = Path(private) / "passwords.json"
+            # Only the run that is asked for: no nightly one that would be due.
+            settings = {"AIRFLOW__SCHEDULER__USE_JOB_SCHEDULE": "False"}
+            services = {"scheduler": ("scheduler", "--skip-serve-logs")}
+            with (
+                local_airflow(workspace, free_port(), passwords, services, settings) as airflow,
+                airflow.client() as client,
+            ):
+                return follow(Run.trigger(airflow, client, parameters), workspace)
+    except (LaunchError, TaskError) as error:
+        print(f"failed: {error}", file=sys.stderr)
+    except httpx.HTTPStatusError as error:
+        print(f"failed: {describe(error)}", file=sys.stderr)
+    except Stopped:
+        print("stopped; the run is marked as failed, the champion stays", file=sys.stderr)
+    except Exception:
+        # An uncaught exception would end with status 1, which says "rejected".
+        traceback.print_exc()
+    return FAILED
+
+
+def parse(arguments: Iterable[str]) -> dict[str, Any]:
+    """Parameters from `name=value`; a value is JSON, or else a string."""
+    parameters = {}
+    for argument in arguments:
+        name, separator, value = argument.partition("=")
+        if not separator:
+            raise LaunchError(f"{argument!r} is no parameter; write name=value, such as epochs=3")
+        try:
+            parameters[name] = json.loads(value)
+        except ValueError:
+            parameters[name] = value
+    return parameters
+
+
+@dataclass
+class Seen:
+    """What has been printed about a task: its state, and how many bytes of the log of which try."""
+
+    state: str | None = None
+    try_number: int = 0
+    log_bytes: int = 0
+
+
+class Run:
+    """One run of the DAG, seen through the REST API."""
+
+    def __init__(self, airflow: LocalAirflow, client: httpx.Client, run_id: str) -> None:
+        self.airflow, self.client, self.id = airflow, client, run_id
+        self.path = f"/api/v2/dags/{DAG}/dagRuns/{run_id}"
+
+    @classmethod
+    def trigger(cls, airflow: LocalAirflow, client: httpx.Client, parameters: dict[str, Any]) -> Run:
+        """Start a run, once what an interrupted launcher has left unfinished is marked as failed."""
+        listing = client.get(f"/api/v2/dags/{DAG}/dagRuns", params={"state": UNFINISHED}).raise_for_status().json()
+        for left in listing["dag_runs"]:
+            print(f"{left['dag_run_id']} was interrupted; marking it as failed")
+            cls(airflow, client, left["dag_run_id"]).fail()
+        body = {"logical_date": None, "conf": parameters}
+        created = client.post(f"/api/v2/dags/{DAG}/dagRuns", json=body).raise_for_status().json()
+        return cls(airflow, client, created["dag_run_id"])
+
+    def get(self, below: str = "") -> dict[str, Any]:
+        """The run, or something below it, as the API gives it."""
+        self.airflow.check_services()
+        answer: dict[str, Any] = self.client.get(self.path + below).raise_for_status().json()
+        return answer
+
+    def log_path(self, task: str, try_number: int) -> Path:
+        """Where the log of a task's try is, as JSON lines: from the disk, as the API asks a log server for it first."""
+        return self.airflow.home / "logs" / f"dag_id={DAG}/run_id={self.id}/task_id={task}/attempt={try_number}.log"
+
+    def fail(self) -> None:
+        """Mark the run as failed."""
+        self.client.patch(self.path, json={"state": "failed"}).raise_for_status()
+
+
+def follow(run: Run, workspace: Workspace) -> int:
+    """Print what the run does until it ends, then its outcome; return the exit status."""
+    print(f"{DAG} {run.id}")
+    seen = {name: Seen() for name in TASKS}
+    try:
+        while True:
+            state = run.get()
+            tasks = {task["task_id"]: task for task in run.get("/taskInstances")["task_instances"]}
+            for name in TASKS:
+                show(run, tasks[name], seen[name])
+            if state["state"] not in UNFINISHED:
+                break
+            time.sleep(POLL_SECONDS)
+    except BaseException:
+        run.fail()
+        raise
+    print(f"{DAG} {state['state']} in {state['duration']:.1f} s\n")
+    return outcome(tasks["promote"]["state"], workspace, workspace.run(run.id))
+
+
+def show(run: Run, task: dict[str, Any], seen: Seen) -> None:
+    """Print what is new about a task since it was last looked at."""
+    state, try_number = task["state"], task["try_number"]
+    if try_number != seen.try_number:
+        seen.try_number, seen.log_bytes = try_number, 0
+    for line in new_lines(run.log_path(task["task_id"], try_number), seen):
+        if line.get("logger", "").startswith("mnist_tasks") or line["level"] in ("error", "critical"):
+            print(f"    {line['event']}", flush=True)
+    if state != seen.state and state not in (None, "scheduled", "queued"):
+        again = f", try {try_number}" if try_number > 1 else ""
+        print(f"  {task['task_id']}: {state}{again}", flush=True)
+    seen.state = state
+
+
+def new_lines(path: Path, seen: Seen) -> list[dict[str, Any]]:
+    """The whole lines that a log has got since `seen`."""
+    if not path.exists():
+        return []
+    with path.open("rb") as log:
+        log.seek(seen.log_bytes)
+        whole = log.read().rpartition(b"\n")[0]
+    seen.log_bytes += len(whole) + 1 if whole else 0
+    return [json.loads(line) for line in whole.splitlines()]
+
+
+def outcome(promote: str | None, workspace: Workspace, folder: Path) -> int:
+    """Print the decision and where the model is; return the exit status that goes with it."""
+    champion = os.path.relpath(workspace.models / "champion" / "model.keras")
+    decision_path = folder / "decision.json"
+    if promote not in ("success", "skipped") or not decision_path.exists():
+        print("failed: the task's log above says why; the champion stays")
+        return FAILED
+    decision = json.loads(decision_path.read_text(encoding="utf-8"))
+    verdict = f"promoted as version {decision['version']}" if decision["promoted"] else "rejected"
+    print(f"{verdict}: {decision['reason']}")
+    print(f"  accuracy  {decision['candidate_accuracy']:.4f}")
+    print(f"  decision  {os.path.relpath(decision_path)}")
+    if decision["promoted"]:
+        print(f"  model     {champion}")
+        return PROMOTED
+    stays = f"version {decision['champion_version']} stays, {champion}" if decision["champion_version"] else "none yet"
+    print(f"  champion  {stays}")
+    return REJECTED
+
+
+if __name__ == "__main__":
+    stop_on_signals()
+    sys.exit(main(sys.argv[1:]))

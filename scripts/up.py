@@ -1,0 +1,60 @@
+"""`make up`: Airflow with its UI on this machine, until Ctrl-C. The nightly schedule runs as long as it is up."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+
+from local_airflow import (
+    HOST,
+    USER,
+    LaunchError,
+    Stopped,
+    local_airflow,
+    stop_on_signals,
+)
+
+from mnist_tasks.errors import TaskError
+from mnist_tasks.workspace import Workspace
+
+SERVICES = {
+    "scheduler": ("scheduler", "--skip-serve-logs"),
+    "dag-processor": ("dag-processor",),
+    "triggerer": ("triggerer", "--skip-serve-logs"),
+}
+
+
+def main() -> int:
+    """Serve until told to stop; the exit status is 0 then, and 1 if Airflow cannot be started or ends by itself."""
+    try:
+        port = int(os.environ.get("PORT", "8080"))
+    except ValueError:
+        print(f"PORT={os.environ['PORT']} is no port number", file=sys.stderr)
+        return 1
+    try:
+        workspace = Workspace.from_environment()
+        workspace.prepare()
+        passwords = workspace.root / "airflow" / "passwords.json"
+        with local_airflow(workspace, port, passwords, SERVICES, {}) as airflow:
+            with airflow.client():
+                print(f"Airflow is up: http://{HOST}:{port}   (Ctrl-C stops it)")
+                print(f"  user      {USER}")
+                print(
+                    f"  password  {airflow.new_password or f'as shown at the first start; it is in {passwords}'}",
+                    flush=True,
+                )
+            while True:
+                airflow.check_services()
+                time.sleep(1)
+    except (LaunchError, TaskError) as error:
+        print(f"failed: {error}", file=sys.stderr)
+        return 1
+    except Stopped:
+        print("stopped")
+        return 0
+
+
+if __name__ == "__main__":
+    stop_on_signals()
+    sys.exit(main())
