@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -130,6 +130,20 @@ def open_array(path: Path) -> npt.NDArray[Any]:
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read: {error}; clear the load task to write it again") from error
     return array
+
+
+def write_array(path: Path, shape: tuple[int, ...], chunks: Iterable[npt.NDArray[Any]]) -> None:
+    """Write an `.npy` file from C-contiguous chunks along the first axis, which together have the given shape.
+
+    Unlike with `numpy.save` and `tofile`, an error while writing is the system's own: "No space left on device".
+    """
+    with path.open("wb") as file:
+        for index, chunk in enumerate(chunks):
+            if not index:
+                description = np.lib.format.dtype_to_descr(chunk.dtype)
+                header = {"descr": description, "fortran_order": False, "shape": shape}
+                np.lib.format.write_array_header_1_0(file, header)
+            file.write(chunk.data)
 
 
 class RowReader:

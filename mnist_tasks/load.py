@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from filelock import FileLock
 
-from mnist_tasks.dataset import ARRAYS, DIGITS, Dataset, Digits, UInt8
+from mnist_tasks.dataset import ARRAYS, DIGITS, Dataset, Digits, UInt8, write_array
 from mnist_tasks.errors import InputError
 from mnist_tasks.files import new_folder, remove_staging_folders, write_json
 from mnist_tasks.runtime import reported
@@ -76,7 +76,8 @@ def _is_intact(folder: Path) -> bool:
 
 def _write(digits: Digits, digest: str, source: str, folder: Path) -> None:
     for name in ARRAYS:
-        np.save(folder / f"{name}.npy", getattr(digits, name))
+        array: UInt8 = getattr(digits, name)
+        write_array(folder / f"{name}.npy", array.shape, [array])
     mean, std = _mean_and_std(digits.x_train)
     write_json(
         folder / "dataset.json",

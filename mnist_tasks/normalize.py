@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from filelock import FileLock
 
-from mnist_tasks.dataset import Dataset, Float32, Split, UInt8
+from mnist_tasks.dataset import Dataset, Float32, Split, UInt8, write_array
 from mnist_tasks.errors import InputError
 from mnist_tasks.files import write_atomically
 from mnist_tasks.runtime import reported
@@ -63,11 +63,8 @@ def _write_split(dataset: Dataset, split: Split) -> bool:
             log.warning("%s; writing it again", error)
 
     def write(temporary: Path) -> None:
-        header = {"descr": np.lib.format.dtype_to_descr(np.dtype(np.float32)), "fortran_order": False}
-        with temporary.open("wb") as file:
-            np.lib.format.write_array_header_1_0(file, {**header, "shape": pixels.shape})
-            for start in range(0, len(pixels), CHUNK):
-                scaled(pixels[start : start + CHUNK]).tofile(file)
+        chunks = (scaled(pixels[start : start + CHUNK]) for start in range(0, len(pixels), CHUNK))
+        write_array(temporary, pixels.shape, chunks)
 
     write_atomically(path, write)
     return True

@@ -61,15 +61,16 @@ def read_source(source: str) -> Arrays:
         return read_npz(BUILTIN)
     if source == "keras":
         return read_npz(download_with_keras())
-    if "\0" in source:
-        raise InputError(f"data source {source!r} is no path: it contains a NUL character")
     path = Path(source).expanduser()
-    if not path.exists():
-        raise InputError(
-            f"data source {source!r} does not exist on this worker; use builtin, keras, or the absolute path of an "
-            ".npz file or of a folder with the four IDX files"
-        )
-    return read_idx_folder(path) if path.is_dir() else read_npz(path)
+    with _named_errors(path):
+        if path.is_dir():
+            return read_idx_folder(path)
+        if path.is_file():
+            return read_npz(path)
+    raise InputError(
+        f"data source {source!r} does not exist on this worker; use builtin, keras, or the absolute path of an "
+        ".npz file or of a folder with the four IDX files"
+    )
 
 
 def download_with_keras() -> Path:
@@ -88,10 +89,10 @@ def download_with_keras() -> Path:
 
 def read_npz(path: Path) -> Arrays:
     """The arrays of an `.npz` file with the names that Keras uses; shape and dtype are checked before any is read."""
-    with _named_errors(path):
-        if not zipfile.is_zipfile(path):
+    with _named_errors(path), path.open("rb") as file:
+        if not zipfile.is_zipfile(file):
             raise InputError(f"{path} is no .npz file, or one cut short: it has no zip directory at its end")
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(file) as archive:
             members = {name.removesuffix(".npy") for name in archive.namelist()}
             missing = [name for name in ARRAYS if name not in members]
             if missing:
@@ -108,7 +109,8 @@ def read_npz(path: Path) -> Arrays:
                     raise InputError(f"{what} is a pickled array; pickles are never read, save it with a plain dtype")
                 (check_images if name.startswith("x_") else check_labels)(shape, dtype, what)
                 _check_size(what, shape, dtype.itemsize, stored)
-        with np.load(path, allow_pickle=False) as arrays:
+        file.seek(0)
+        with np.load(file, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in ARRAYS}
 
 

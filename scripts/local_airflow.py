@@ -186,7 +186,7 @@ def free_port() -> int:
 
 
 def stop_on_signals() -> None:
-    """Have each signal that asks a program to end unwind this one, Ctrl-C's also where a shell has set it to ignored."""
+    """Have each signal that asks a program to end unwind this one, Ctrl-C even where a shell has it ignored."""
 
     def stop(signum: int, _: FrameType | None) -> None:
         raise Stopped(signal.Signals(signum).name)

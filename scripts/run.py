@@ -152,7 +152,8 @@ def show(run: Run, task: dict[str, Any], seen: Seen) -> None:
         seen.try_number, seen.log_bytes = try_number, 0
     for line in new_lines(run.log_path(task["task_id"], try_number), seen):
         if line.get("logger", "").startswith("mnist_tasks") or line["level"] in ("error", "critical"):
-            print(f"    {line['event']}", flush=True)
+            reason = [error["exc_value"] for error in line.get("error_detail", [])[:1]]
+            print(f"    {': '.join([line['event'], *reason])}", flush=True)
     if state != seen.state and state not in (None, "scheduled", "queued"):
         again = f", try {try_number}" if try_number > 1 else ""
         print(f"  {task['task_id']}: {state}{again}", flush=True)

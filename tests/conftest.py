@@ -1,0 +1,96 @@
+"""Shared fixtures: slices of the real MNIST, trained once a session, and an Airflow of the tests' own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parent.parent
+
+# Airflow reads its settings when it is imported, so they are made before any test module is.
+TEST_HOME = Path(tempfile.mkdtemp(prefix="mnist-tests-"))
+for name in [name for name in os.environ if name.startswith(("AIRFLOW", "MNIST"))]:
+    del os.environ[name]
+os.environ |= {
+    "AIRFLOW_HOME": str(TEST_HOME / "airflow"),
+    "AIRFLOW__CORE__DAGS_FOLDER": str(PROJECT / "dags"),
+    "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+    "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{TEST_HOME / 'airflow.db'}",
+    "MNIST_HOME": str(TEST_HOME / "home"),
+}
+
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+
+from mnist_tasks.config import TrainConfig  # noqa: E402
+from mnist_tasks.dataset import Digits  # noqa: E402
+from mnist_tasks.evaluate import evaluate  # noqa: E402
+from mnist_tasks.load import load  # noqa: E402
+from mnist_tasks.normalize import normalize  # noqa: E402
+from mnist_tasks.sources import read_source  # noqa: E402
+from mnist_tasks.train import train  # noqa: E402
+from mnist_tasks.workspace import Workspace  # noqa: E402
+
+TRAIN, TEST = 2000, 500
+
+
+def pytest_unconfigure() -> None:
+    shutil.rmtree(TEST_HOME, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def mnist() -> Digits:
+    """All of MNIST."""
+    return Digits.checked(read_source("builtin"), "builtin")
+
+
+@pytest.fixture(scope="session")
+def digits(mnist: Digits) -> Digits:
+    """The first 2,000 training and 500 test images."""
+    return Digits(mnist.x_train[:TRAIN], mnist.y_train[:TRAIN], mnist.x_test[:TEST], mnist.y_test[:TEST])
+
+
+@pytest.fixture(scope="session")
+def npz(digits: Digits, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The slice as an `.npz` file."""
+    path = tmp_path_factory.mktemp("source") / "digits.npz"
+    np.savez(path, **vars(digits))
+    return path
+
+
+@pytest.fixture(scope="session")
+def trained(npz: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Workspace, str]:
+    """A workspace, and the digest of the slice in it, with a run `first` that is trained and evaluated."""
+    workspace = Workspace(tmp_path_factory.mktemp("trained"))
+    digest = load(str(npz), workspace.datasets).digest
+    normalize(workspace.dataset(digest))
+    run = workspace.run("first")
+    train(workspace.dataset(digest), TrainConfig(epochs=3), run)
+    evaluate(workspace.dataset(digest), run, workspace.models)
+    return workspace, digest
+
+
+@pytest.fixture
+def workspace(trained: tuple[Workspace, str], tmp_path: Path) -> Workspace:
+    """A copy of the workspace with the trained run, to change at will."""
+    shutil.copytree(trained[0].root, tmp_path / "home", symlinks=True)
+    return Workspace(tmp_path / "home")
+
+
+@pytest.fixture(scope="session")
+def digest(trained: tuple[Workspace, str]) -> str:
+    return trained[1]
+
+
+@pytest.fixture
+def dataset(workspace: Workspace, digest: str) -> Path:
+    """The folder of the slice, normalized."""
+    return workspace.dataset(digest)
+
+
+@pytest.fixture
+def run(workspace: Workspace) -> Path:
+    """The folder of a run that is trained and evaluated, with no champion yet; its accuracy is some 85 %."""
+    return workspace.run("first")

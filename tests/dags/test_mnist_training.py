@@ -1,0 +1,195 @@
+"""The DAG: its structure, its form, what parsing it costs, and whole runs of it in this process."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from airflow.dag_processing.dagbag import DagBag
+from airflow.models.dagrun import DagRun
+from airflow.sdk import DAG
+from airflow.sdk.exceptions import ParamValidationError
+from airflow.utils.db import initdb
+
+from mnist_tasks.config import RunConfig
+from mnist_tasks.errors import InputError
+from mnist_tasks.registry import ModelDirectory
+from mnist_tasks.workspace import PROJECT, Workspace
+from tests.test_config import BAD_VALUES
+
+DAGS = PROJECT / "dags"
+FAST = {"epochs": 1, "min_accuracy": 0.5}
+
+
+@pytest.fixture(scope="session")
+def dag() -> DAG:
+    initdb()
+    bag = DagBag(str(DAGS))
+    assert bag.import_errors == {}
+    dag: DAG = bag.dags["mnist_training"]
+    return dag
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workspace]:
+    """A workspace of the test's own for the tasks."""
+    monkeypatch.setenv("MNIST_HOME", str(tmp_path))
+    return Workspace(tmp_path)  # type: ignore[return-value]
+
+
+def parse(**environment: str) -> dict[str, Any]:
+    """What a process that parses the DAG file sees and has imported."""
+    script = (
+        "import json, sys; sys.path.insert(0, sys.argv[1])\n"
+        "import mnist_training as module\n"
+        "dag = module.mnist_training()\n"
+        "print(json.dumps({'modules': sorted(sys.modules), 'schedule': str(dag.schedule),\n"
+        "    'placement': {task.task_id: [task.queue, task.pool] for task in dag.tasks}}))"
+    )
+    command = [sys.executable, "-c", script, str(DAGS)]
+    result = subprocess.run(command, env={**os.environ, **environment}, check=True, capture_output=True, text=True)
+    answer: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
+    return answer
+
+
+def test_parsing_imports_nothing_heavy() -> None:
+    heavy = {"tensorflow", "keras", "numpy", "pandas", "mnist_tasks.train", "mnist_tasks.evaluate", "mnist_tasks.load"}
+
+    assert heavy & set(parse()["modules"]) == set()
+
+
+def test_the_tasks_form_a_chain(dag: DAG) -> None:
+    downstream = {task.task_id: task.downstream_task_ids for task in dag.tasks}
+
+    assert downstream == {
+        "load": {"normalize"},
+        "normalize": {"train", "evaluate"},
+        "train": {"evaluate"},
+        "evaluate": {"promote"},
+        "promote": set(),
+    }
+
+
+def test_it_runs_nightly_one_at_a_time_without_catching_up(dag: DAG) -> None:
+    assert str(dag.schedule) == "0 2 * * *"
+    assert dag.start_date is None  # or unpausing would run the slot that was missed
+    assert (dag.catchup, dag.max_active_runs) == (False, 1)
+    assert dag.doc_md
+    assert dag.tags == {"mnist", "training"}
+
+
+def test_every_task_retries_with_backoff_and_has_a_time_limit(dag: DAG) -> None:
+    for task in dag.tasks:
+        assert task.retries == 2
+        assert task.retry_exponential_backoff == 2.0
+        assert task.retry_delay == timedelta(seconds=30)
+        assert task.execution_timeout
+
+
+def test_the_model_is_an_asset_of_promote(dag: DAG) -> None:
+    (asset,) = dag.get_task("promote").outlets
+
+    assert asset.name == "mnist_champion"
+    assert asset.uri.endswith("/models/champion")
+
+
+def test_schedule_queue_and_pool_come_from_the_environment() -> None:
+    answer = parse(MNIST_SCHEDULE="0 4 * * 1", MNIST_GPU_QUEUE="gpu", MNIST_GPU_POOL="gpus")
+
+    assert answer["schedule"] == "0 4 * * 1"
+    assert answer["placement"] == {
+        **{task: ["default", "default_pool"] for task in ("load", "normalize", "promote")},
+        **{task: ["gpu", "gpus"] for task in ("train", "evaluate")},
+    }
+    assert parse(MNIST_SCHEDULE="")["schedule"] == "None"
+
+
+def test_the_form_has_every_setting_with_its_default(dag: DAG) -> None:
+    defaults = RunConfig()
+
+    assert {name: dag.params[name] for name in dag.params} == defaults.model_dump()
+    for section, group in RunConfig.GROUPS.items():
+        for name in group.model_fields:
+            schema = dag.params.get_param(name).schema
+            assert schema["section"] == section
+            assert schema["title"]
+            assert schema["description_md"]
+
+
+@pytest.mark.parametrize(("name", "value", "words"), BAD_VALUES)
+def test_the_form_refuses_bad_values_with_the_words_of_the_functions(
+    name: str, value: Any, words: str, dag: DAG
+) -> None:
+    with pytest.raises(ParamValidationError) as form:
+        dag.params.get_param(name).resolve(value)
+    with pytest.raises(InputError) as function:
+        RunConfig(**{name: value})
+
+    assert str(form.value).startswith(words)
+    assert str(form.value).splitlines()[0] == str(function.value).removeprefix(f"{name}: ")
+
+
+def states(run: DagRun) -> dict[str, str]:
+    return {task.task_id: str(task.state) for task in run.get_task_instances()}
+
+
+def test_a_run_promotes_and_the_next_one_is_rejected(dag: DAG, home: Workspace, npz: Path) -> None:
+    promoted = dag.test(run_conf={**FAST, "source": str(npz)})
+
+    assert promoted.state == "success"
+    assert set(states(promoted).values()) == {"success"}
+    champion = ModelDirectory(home.models).champion()
+    assert champion
+    assert champion.number == 1
+    assert champion.metadata()["run_id"] == promoted.run_id
+
+    rejected = dag.test(run_conf={**FAST, "source": str(npz), "min_accuracy": 0.999})
+
+    assert rejected.state == "success"
+    assert states(rejected) == {
+        **dict.fromkeys(("load", "normalize", "train", "evaluate"), "success"),
+        "promote": "skipped",
+    }
+    decision = json.loads((home.run(rejected.run_id) / "decision.json").read_text())
+    assert not decision["promoted"]
+    assert "is below the minimum of 0.9990" in decision["reason"]
+    assert ModelDirectory(home.models).champion() == champion
+
+
+def test_bad_data_fails_at_once_without_a_retry(dag: DAG, home: Workspace) -> None:
+    source = home.root / "bad.npz"
+    source.write_bytes(b"no archive")
+
+    run = dag.test(run_conf={**FAST, "source": str(source)})
+
+    assert run.state == "failed"
+    (load,) = (task for task in run.get_task_instances() if task.task_id == "load")
+    assert (load.state, load.try_number) == ("failed", 1)
+    assert states(run)["promote"] == "upstream_failed"
+
+
+def test_a_champion_that_cannot_be_read_fails_the_run_and_stays(dag: DAG, home: Workspace, npz: Path) -> None:
+    dag.test(run_conf={**FAST, "source": str(npz)})
+    (home.models / "1" / "model.keras").write_bytes(b"damaged")
+
+    run = dag.test(run_conf={**FAST, "source": str(npz)})
+
+    assert run.state == "failed"
+    assert states(run)["evaluate"] == "failed"
+    assert (home.models / "champion").readlink() == Path("1")
+    assert [version.number for version in ModelDirectory(home.models).versions()] == [1]
+
+
+def test_an_unknown_parameter_fails_before_any_work(dag: DAG, home: Workspace) -> None:
+    run = dag.test(run_conf={"epoch": 3})
+
+    assert run.state == "failed"
+    assert states(run)["load"] == "failed"
+    assert not home.datasets.exists()

@@ -1,0 +1,200 @@
+"""The launcher, for real: Airflow's scheduler, API server and LocalExecutor in processes of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from mnist_tasks.registry import ModelDirectory
+from mnist_tasks.workspace import PROJECT
+
+RUN, UP = PROJECT / "scripts" / "run.py", PROJECT / "scripts" / "up.py"
+PROMOTED, REJECTED, FAILED = 0, 1, 2
+
+# Whatever else runs on this machine.
+BEFORE = set(psutil.pids())
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One workspace for the whole module: its runs follow each other as on a user's machine."""
+    return tmp_path_factory.mktemp("home")
+
+
+def start(script: Path, home: Path, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+    # What is meant for another Airflow must not reach this one.
+    foreign = {"AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": "postgresql://production/airflow"}
+    return subprocess.Popen(
+        [sys.executable, str(script), *arguments],
+        env={**os.environ, **foreign, "MNIST_HOME": str(home), **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
+    """The exit status and the output of a process, once it has ended and left no process behind."""
+    output, _ = process.communicate(timeout=180)
+    assert airflow_processes() == []
+    return process.returncode, output
+
+
+def airflow_processes() -> list[str]:
+    """The command lines of all of Airflow's processes on this machine that these tests have started."""
+    running = {process.pid: " ".join(process.info["cmdline"] or ()) for process in psutil.process_iter(["cmdline"])}
+    return [line for pid, line in running.items() if "airflow" in line and pid not in BEFORE]
+
+
+def wait_for(process: subprocess.Popen[str], words: str) -> str:
+    """Read the output up to the first line that contains `words`."""
+    assert process.stdout
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if words in line:
+            return "".join(lines)
+    raise AssertionError(f"{words!r} is not in:\n{''.join(lines)}")
+
+
+def test_the_default_run_promotes_a_model_that_a_fresh_python_can_load(home: Path) -> None:
+    status, output = finish(start(RUN, home))
+
+    assert status == PROMOTED, output
+    champion = ModelDirectory(home / "models").champion()
+    assert champion
+    assert champion.metadata()["test_accuracy"] >= 0.97
+    assert champion.metadata()["config"]["epochs"] == 5
+    assert re.search(r"^promoted as version 1: accuracy 0\.97\d+ reaches the minimum", output, re.MULTILINE)
+    for task in ("load", "normalize", "train", "evaluate", "promote"):
+        assert f"  {task}: success" in output
+    assert len(re.findall(r"epoch \d/5: loss .* images/s", output)) == 5
+    script = f"import keras; print(keras.models.load_model({str(home / 'models/champion/model.keras')!r}).output_shape)"
+    loaded = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
+    assert loaded.stdout == "(None, 10)\n"
+
+
+def test_no_task_log_has_a_line_at_error_level_or_uses_half_the_plain_scripts_memory(home: Path) -> None:
+    logs = list((home / "airflow" / "logs").glob("dag_id=mnist_training/*/task_id=*/attempt=*.log"))
+
+    assert len(logs) == 5
+    for log in logs:
+        lines = [json.loads(line) for line in log.read_text().splitlines()]
+        assert [line["event"] for line in lines if line["level"] in ("warning", "error", "critical")] == []
+        (peak,) = (int(m[1]) for line in lines if (m := re.search(r"peak memory (\d+) MB", line["event"])))
+        assert peak < 775, log
+
+
+def test_a_rejected_run_leaves_the_champion_and_says_so(home: Path) -> None:
+    status, output = finish(start(RUN, home, "min_accuracy=0.999", "epochs=1"))
+
+    assert status == REJECTED, output
+    assert "  promote: skipped" in output
+    assert re.search(r"^rejected: accuracy 0\.\d+ is below the minimum of 0\.9990", output, re.MULTILINE)
+    (decision_path,) = (home / "runs" / name for name in re.findall(r"runs/(\S+)/decision\.json", output))
+    assert not json.loads((decision_path / "decision.json").read_text())["promoted"]
+    assert (home / "models" / "champion").readlink() == Path("1")
+
+
+def test_a_failed_run_names_the_reason(home: Path) -> None:
+    status, output = finish(start(RUN, home, "source=/no/such/file.npz"))
+
+    assert status == FAILED
+    assert "data source '/no/such/file.npz' does not exist on this worker" in output
+    assert (home / "models" / "champion").readlink() == Path("1")
+
+
+@pytest.mark.parametrize(
+    ("argument", "words"),
+    [
+        ("epochs=0", "failed: epochs: 0 is less than the minimum of 1"),
+        ("epoch=3", "failed: epoch: unknown parameter; did you mean epochs?"),
+        ("epochs", "failed: 'epochs' is no parameter; write name=value"),
+    ],
+)
+def test_a_bad_parameter_is_refused_before_airflow_starts(argument: str, words: str, tmp_path: Path) -> None:
+    status, output = finish(start(RUN, tmp_path, argument))
+
+    assert (status, words in output) == (FAILED, True)
+    assert not (tmp_path / "airflow").exists()
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_it_trains_leaves_no_process_and_the_next_run_works(signum: signal.Signals, home: Path) -> None:
+    process = start(RUN, home, "epochs=1000")
+    wait_for(process, "epoch 1/1000")
+
+    process.send_signal(signum)
+    status, output = finish(process)
+
+    assert (status, "stopped; the run is marked as failed" in output) == (FAILED, True)
+    assert (home / "models" / "champion").readlink() == Path("1")
+
+
+def test_after_a_kill_the_services_end_and_the_next_run_cleans_up(home: Path) -> None:
+    process = start(RUN, home, "epochs=1000")
+    wait_for(process, "epoch 1/1000")
+
+    process.kill()
+    process.communicate()
+    deadline = time.monotonic() + 30
+    while airflow_processes() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert airflow_processes() == []
+
+    status, output = finish(start(RUN, home, "epochs=1", "min_accuracy=0.5", "max_regression=1"))
+    assert status == PROMOTED, output
+    assert "was interrupted; marking it as failed" in output
+
+
+@pytest.fixture
+def port() -> Iterator[int]:
+    """A port that something else listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
+
+
+def test_a_busy_port_is_named(port: int, tmp_path: Path) -> None:
+    status, output = finish(start(UP, tmp_path, PORT=str(port)))
+
+    assert status == 1
+    assert f"failed: port {port} on 127.0.0.1 cannot be used: Address already in use; choose another" in output
+
+
+def test_the_ui_is_on_loopback_only_with_a_password_that_is_shown_once(home: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    process = start(UP, home, PORT=str(port))
+    output = wait_for(process, "password")
+
+    assert f"http://127.0.0.1:{port}" in output
+    passwords = home / "airflow" / "passwords.json"
+    assert passwords.stat().st_mode & 0o777 == 0o600
+    password = json.loads(passwords.read_text())["admin"]
+    assert password in output
+    services = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+    addresses = {c.laddr.ip for service in services for c in service.net_connections() if c.status == "LISTEN"}
+    assert addresses == {"127.0.0.1"}
+
+    second = start(RUN, home)
+    refusal, _ = second.communicate(timeout=60)
+    assert (second.returncode, f"(process {process.pid})" in refusal) == (FAILED, True)
+
+    process.send_signal(signal.SIGTERM)
+    assert finish(process)[0] == 0
+    again = start(UP, home, PORT=str(port))
+    assert password not in wait_for(again, "password")
+    again.send_signal(signal.SIGINT)
+    assert finish(again)[0] == 0
