@@ -14,6 +14,7 @@ import time
 import traceback
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -141,7 +142,8 @@ def follow(run: Run, workspace: Workspace) -> int:
     except BaseException:
         run.fail()
         raise
-    print(f"{DAG} {state['state']} in {state['duration']:.1f} s\n")
+    queued, ended = (datetime.fromisoformat(state[key].replace("Z", "+00:00")) for key in ("queued_at", "end_date"))
+    print(f"{DAG} {state['state']} {(ended - queued).total_seconds():.1f} s after it was triggered\n")
     return outcome(tasks["promote"]["state"], workspace, workspace.run(run.id))
 
 
