@@ -88,10 +88,12 @@ def mnist_training() -> None:
     @no_retry_for_bad_input()
     def load(params: Context = None) -> dict[str, Any]:
         from mnist_tasks.load import load
+        from mnist_tasks.runtime import tensorflow_in_airflow
 
         config, workspace = RunConfig(**params), Workspace.from_environment()
         workspace.prepare()
-        return asdict(load(config.source, workspace.datasets))
+        with tensorflow_in_airflow():  # for the source `keras`; the others need no TensorFlow
+            return asdict(load(config.source, workspace.datasets))
 
     @task(multiple_outputs=False)
     @no_retry_for_bad_input()
@@ -114,13 +116,13 @@ def mnist_training() -> None:
 
     @task(multiple_outputs=False, queue=GPU_QUEUE, pool=GPU_POOL)
     @no_retry_for_bad_input()
-    def evaluate(normalized: XCom, run_id: Context = None) -> dict[str, Any]:
+    def evaluate(trained: XCom, run_id: Context = None) -> dict[str, Any]:
         from mnist_tasks.evaluate import evaluate
         from mnist_tasks.runtime import tensorflow_in_airflow
 
         workspace = Workspace.from_environment()
         with tensorflow_in_airflow():
-            return asdict(evaluate(workspace.dataset(normalized["digest"]), workspace.run(run_id), workspace.models))
+            return asdict(evaluate(workspace.dataset(trained["digest"]), workspace.run(run_id), workspace.models))
 
     @task(multiple_outputs=False, outlets=[CHAMPION])
     @no_retry_for_bad_input()
@@ -134,8 +136,7 @@ def mnist_training() -> None:
         outlet_events[CHAMPION].extra = {"run_id": run_id, **outcome}
         return outcome
 
-    normalized = normalize(load())
-    chain(train(normalized), evaluate(normalized), promote())
+    chain(evaluate(train(normalize(load()))), promote())
 
 
 mnist_training()

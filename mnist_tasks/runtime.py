@@ -22,6 +22,9 @@ R = TypeVar("R")
 NATIVE_LINE = re.compile(r"([IWEF])\d{4} \S+ +\d+ \S+\] (.*)")
 NATIVE_LEVELS = {"I": logging.DEBUG, "W": logging.WARNING, "E": logging.WARNING, "F": logging.CRITICAL}
 
+# Lines without a severity that TensorFlow writes at every start, whatever happens.
+CHATTER = ("WARNING: All log messages before absl::InitializeLog", "To enable the following instructions:")
+
 
 def reported(task: Callable[P, R]) -> Callable[P, R]:
     """Have a task function log, at its end, how long it took and the most memory its process has held so far."""
@@ -100,7 +103,7 @@ def _relay(read_end: int) -> None:
                 severity, text = match.groups()
                 log.log(native_level(severity, text), "%s", text)
             elif line.strip():
-                log.info("%s", line.rstrip())
+                log.log(logging.DEBUG if line.startswith(CHATTER) else logging.INFO, "%s", line.rstrip())
 
 
 def native_level(severity: str, text: str) -> int:

@@ -31,8 +31,9 @@ LIBRARIES = ("tensorflow", "keras", "numpy", "mnist-tasks")
 
 @dataclass(frozen=True)
 class Trained:
-    """What `train` hands on: the digest of the weights, the last epoch's loss and accuracy, and how it was done."""
+    """What `train` hands on: the digests of the dataset and of the weights, the last epoch's loss and accuracy, how."""
 
+    digest: str
     weights_sha256: str
     loss: float
     accuracy: float
@@ -104,7 +105,7 @@ def train(dataset_folder: Path, config: TrainConfig, run: Path) -> Trained:
     )
     log.info("wrote %s, history.json and training.json to %s", MODEL, run)
     final = epochs[-1].metrics
-    return Trained(digest, final["loss"], final["accuracy"], seconds, device)
+    return Trained(dataset.digest, digest, final["loss"], final["accuracy"], seconds, device)
 
 
 def weights_sha256(model: keras.Model) -> str:
