@@ -5,11 +5,10 @@ Prints the test accuracy and the peak memory in MB.
 
 from __future__ import annotations
 
-import resource
-
 import keras
 import numpy as np
 
+from mnist_tasks.runtime import peak_memory_mb
 from mnist_tasks.sources import BUILTIN
 
 with np.load(BUILTIN) as arrays:
@@ -27,4 +26,4 @@ model = keras.Sequential(
 model.compile(optimizer="adam", loss="sparse_categorical_crossentropy", metrics=["accuracy"])
 model.fit(x_train, y_train, epochs=5, verbose=0)
 _, accuracy = model.evaluate(x_test, y_test, verbose=0)
-print(accuracy, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6)
+print(accuracy, peak_memory_mb())
