@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from mnist_tasks.runtime import native_level, peak_memory_mb, reported
+from mnist_tasks.runtime import native_level, peak_memory_mb, reported, use_devices
 
 
 def test_a_task_reports_its_duration_and_peak_memory(caplog: pytest.LogCaptureFixture) -> None:
@@ -80,3 +80,17 @@ def test_a_native_crash_prints_its_stack_and_ends_the_process(when: str) -> None
     assert result.returncode == -signal.SIGSEGV
     assert "Fatal Python error: Segmentation fault" in result.stderr
     assert "string_at" in result.stderr
+
+
+def test_a_gpu_is_named_and_its_memory_taken_as_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a stand-in for TensorFlow's view of the devices, as most machines that run the tests have no GPU."""
+    import tensorflow as tf
+
+    gpu = tf.config.PhysicalDevice("/physical_device:GPU:0", "GPU")
+    growth: dict[tf.config.PhysicalDevice, bool] = {}
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda _: [gpu])
+    monkeypatch.setattr(tf.config.experimental, "set_memory_growth", growth.__setitem__)
+    monkeypatch.setattr(tf.config.experimental, "get_device_details", lambda _: {"device_name": "NVIDIA H100"})
+
+    assert use_devices(small_operations=True) == "GPU NVIDIA H100"
+    assert growth == {gpu: True}
