@@ -40,8 +40,23 @@ class Epoch:
     images_per_second: float
 
 
+def build(model: keras.Model, images: Rows, labels: npt.NDArray[Any]) -> None:
+    """Have a compiled model make all its variables, those of its optimizer included, as its first step would."""
+    import tensorflow as tf
+
+    rows = np.arange(1)
+    model._symbolic_build(data_batch=(tf.constant(images(rows)), tf.constant(labels[rows])))
+
+
 def fit(
-    model: keras.Model, images: Rows, labels: npt.NDArray[Any], *, batch_size: int, epochs: int, seed: int
+    model: keras.Model,
+    images: Rows,
+    labels: npt.NDArray[Any],
+    *,
+    batch_size: int,
+    epochs: int,
+    seed: int,
+    first_epoch: int = 1,
 ) -> Iterator[Epoch]:
     """Train a compiled model, yielding after each epoch.
 
@@ -50,19 +65,18 @@ def fit(
         images: gives the images with the given indices, shape (n, ...), in the dtype that the model takes.
         labels: one for each image, shape (n,); their number is the size of the training set.
         batch_size: images a step; the last batch of an epoch holds what is left.
-        epochs: passes over the training set.
+        epochs: passes over the training set, those before `first_epoch` included.
         seed: of the order of the images, a new permutation each epoch.
+        first_epoch: the number of the first pass, above 1 to go on with a model that was trained before.
 
     Raises:
         TrainingDivergedError: as soon as the loss is no finite number, naming epoch and step.
     """
     import tensorflow as tf
 
+    build(model, images, labels)  # no variable can be made inside the graph
     count = len(labels)
-    first = images(np.arange(min(batch_size, count)))
-    # Keras makes optimizer slots and metric variables at the first step, which must not happen inside the graph.
-    model._symbolic_build(data_batch=(tf.constant(first), tf.constant(labels[: len(first)])))
-    slice_size = batch_size * max(1, SLICE_BYTES // first.nbytes)
+    slice_size = batch_size * max(1, SLICE_BYTES // (batch_size * images(np.arange(1)).nbytes))
 
     def train_slice(x: tf.Tensor, y: tf.Tensor) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
         total = tf.shape(y)[0]
@@ -83,7 +97,7 @@ def fit(
         return images(rows), labels[rows]
 
     with ThreadPoolExecutor(max_workers=1) as reader:
-        for number in range(1, epochs + 1):
+        for number in range(first_epoch, epochs + 1):
             start = time.perf_counter()
             order = np.random.default_rng([seed, number]).permutation(count)
             slices = [order[i : i + slice_size] for i in range(0, count, slice_size)]

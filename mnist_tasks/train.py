@@ -6,17 +6,19 @@ import hashlib
 import importlib.metadata
 import logging
 import platform
-import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mnist_tasks.checkpoint import Checkpoint
 from mnist_tasks.config import TrainConfig
 from mnist_tasks.dataset import Dataset, RowReader
 from mnist_tasks.errors import InputError
 from mnist_tasks.files import write_atomically, write_json
+from mnist_tasks.fit import build, fit
+from mnist_tasks.models import compiled_model
 from mnist_tasks.registry import MODEL
 from mnist_tasks.runtime import reported, use_devices
 
@@ -48,7 +50,8 @@ def train(dataset_folder: Path, config: TrainConfig, run: Path) -> Trained:
     Args:
         dataset_folder: `datasets/<digest>`, normalized.
         config: the recipe.
-        run: the run's folder; an earlier try's files in it are replaced.
+        run: the run's folder. An earlier try's files in it are replaced; a try that was interrupted is taken up after
+            its last complete epoch and ends with the same weights as one that was not.
 
     Raises:
         InputError: if the batch is larger than the training set, or the dataset cannot be read.
@@ -62,18 +65,28 @@ def train(dataset_folder: Path, config: TrainConfig, run: Path) -> Trained:
         )
     images, labels = RowReader(dataset.normalized_path("train")), np.array(dataset.labels("train"))
 
-    # Below the checks: importing TensorFlow takes seconds.
-    from mnist_tasks.fit import fit
-    from mnist_tasks.models import compiled_model
-
+    # Not before the checks: it imports TensorFlow, which takes seconds.
     device = use_devices(small_operations=True)
     log.info("training on the %s%s", device, "" if device.startswith("GPU") else ": TensorFlow sees no GPU")
     log.info("%s images, %s", f"{count:,}", ", ".join(f"{name} {value}" for name, value in config))
-    start, epochs = time.monotonic(), []
     model = compiled_model(config)
-    for epoch in fit(model, images, labels, batch_size=config.batch_size, epochs=config.epochs, seed=config.seed):
+    build(model, images, labels)
+    origin = {"config": config.model_dump(), "dataset": dataset.digest, "library_versions": library_versions()}
+    checkpoint = Checkpoint(run / "checkpoint.npz", origin)
+    epochs = checkpoint.restore(model)
+    if epochs:
+        log.info("going on after epoch %d, where an earlier try stopped", len(epochs))
+    for epoch in fit(
+        model,
+        images,
+        labels,
+        batch_size=config.batch_size,
+        epochs=config.epochs,
+        seed=config.seed,
+        first_epoch=len(epochs) + 1,
+    ):
         epochs.append(epoch)
-        elapsed = time.monotonic() - start
+        checkpoint.save(model, epochs)
         log.info(
             "epoch %d/%d: loss %.4f, accuracy %.4f, %s images/s, %.0f s left",
             epoch.number,
@@ -81,31 +94,25 @@ def train(dataset_folder: Path, config: TrainConfig, run: Path) -> Trained:
             epoch.metrics["loss"],
             epoch.metrics["accuracy"],
             f"{epoch.images_per_second:,.0f}",
-            elapsed / epoch.number * (config.epochs - epoch.number),
+            epoch.seconds * (config.epochs - epoch.number),
         )
     images.close()
-    seconds = time.monotonic() - start
+    seconds = sum(epoch.seconds for epoch in epochs)
 
     digest = weights_sha256(model)
     write_atomically(run / MODEL, model.save)
     write_json(run / "history.json", [asdict(epoch) for epoch in epochs])
-    write_json(
-        run / "training.json",
-        {
-            "config": config.model_dump(),
-            "dataset": dataset.digest,
-            "device": device,
-            "seconds": seconds,
-            "weights_sha256": digest,
-            "library_versions": {
-                "python": platform.python_version(),
-                **{name: importlib.metadata.version(name) for name in LIBRARIES},
-            },
-        },
-    )
+    write_json(run / "training.json", {**origin, "device": device, "seconds": seconds, "weights_sha256": digest})
+    checkpoint.remove()
     log.info("wrote %s, history.json and training.json to %s", MODEL, run)
     final = epochs[-1].metrics
     return Trained(dataset.digest, digest, final["loss"], final["accuracy"], seconds, device)
+
+
+def library_versions() -> dict[str, str]:
+    """The versions that the weights depend on, Python's among them."""
+    versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
+    return {"python": platform.python_version(), **versions}
 
 
 def weights_sha256(model: keras.Model) -> str:

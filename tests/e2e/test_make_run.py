@@ -198,3 +198,18 @@ def test_the_ui_is_on_loopback_only_with_a_password_that_is_shown_once(home: Pat
     assert password not in wait_for(again, "password")
     again.send_signal(signal.SIGINT)
     assert finish(again)[0] == 0
+
+
+def test_a_training_task_that_is_killed_is_retried_from_its_last_epoch(home: Path) -> None:
+    before = ModelDirectory(home / "models").versions()
+    process = start(RUN, home, "epochs=30", "max_regression=1")
+    wait_for(process, "epoch 3/30")
+    task = max(psutil.Process(process.pid).children(recursive=True), key=lambda child: child.memory_info().rss)
+
+    task.kill()
+    status, output = finish(process)
+
+    assert status == PROMOTED, output
+    assert re.search(r"going on after epoch \d+, where an earlier try stopped", output)
+    assert "train: success, try 2" in output
+    assert len(ModelDirectory(home / "models").versions()) == len(before) + 1
