@@ -53,9 +53,9 @@ def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
 
 
 def airflow_processes() -> list[str]:
-    """The command lines of all of Airflow's processes on this machine that these tests have started."""
-    running = {process.pid: " ".join(process.info["cmdline"] or ()) for process in psutil.process_iter(["cmdline"])}
-    return [line for pid, line in running.items() if "airflow" in line and pid not in BEFORE]
+    """The command lines of Airflow's processes that these tests have started: they run in the project's folder."""
+    here = [p for p in psutil.process_iter(["cmdline", "cwd"]) if p.info["cwd"] == str(PROJECT) and p.pid not in BEFORE]
+    return [line for line in (" ".join(process.info["cmdline"] or ()) for process in here) if "airflow" in line]
 
 
 def wait_for(process: subprocess.Popen[str], words: str) -> str:
