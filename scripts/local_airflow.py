@@ -102,7 +102,7 @@ class LocalAirflow:
     @contextmanager
     def client(self) -> Iterator[httpx.Client]:
         """A client of the REST API, logged in; ready once the API server is."""
-        with httpx.Client(base_url=self.url, timeout=30) as client:
+        with httpx.Client(base_url=self.url, timeout=30, trust_env=False) as client:
             self._wait_for_api(client)
             password = json.loads(self.passwords.read_text())[USER]
             answer = client.post("/auth/token", json={"username": USER, "password": password}).raise_for_status()
@@ -203,6 +203,8 @@ def _without_airflow(environment: Mapping[str, str]) -> dict[str, str]:
 def _settings(home: Path, port: int, passwords: Path) -> dict[str, str]:
     url = f"http://{HOST}:{port}"
     return {
+        # Nothing here goes through a proxy that the machine may have for the internet.
+        "NO_PROXY": ",".join(filter(None, [HOST, os.environ.get("NO_PROXY")])),
         "AIRFLOW_HOME": str(home),
         "AIRFLOW__CORE__DAGS_FOLDER": str(PROJECT / "dags"),
         "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",

@@ -27,10 +27,9 @@ SERVICES = {
 
 def main() -> int:
     """Serve until told to stop; the exit status is 0 then, and 1 if Airflow cannot be started or ends by itself."""
-    try:
-        port = int(os.environ.get("PORT", "8080"))
-    except ValueError:
-        print(f"PORT={os.environ['PORT']} is no port number", file=sys.stderr)
+    text = os.environ.get("PORT", "8080")
+    if not (text.isdecimal() and 1 <= (port := int(text)) <= 65535):
+        print(f"failed: PORT={text} is no port number from 1 to 65535", file=sys.stderr)
         return 1
     try:
         workspace = Workspace.from_environment()

@@ -173,6 +173,11 @@ def test_a_busy_port_is_named(port: int, tmp_path: Path) -> None:
     assert f"failed: port {port} on 127.0.0.1 cannot be used: Address already in use; choose another" in output
 
 
+@pytest.mark.parametrize("text", ["http", "0", "65536"])
+def test_a_bad_port_is_named(text: str, tmp_path: Path) -> None:
+    assert finish(start(UP, tmp_path, PORT=text)) == (1, f"failed: PORT={text} is no port number from 1 to 65535\n")
+
+
 def test_the_ui_is_on_loopback_only_with_a_password_that_is_shown_once(home: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
