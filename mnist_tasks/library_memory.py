@@ -30,8 +30,10 @@ MAPPING = re.compile(r"([0-9a-f]+)-([0-9a-f]+) (\S{4}) \S+ \S+ \S+ *(.*)")
 
 def import_tensorflow() -> None:
     """Import TensorFlow, unless it is imported already, keeping the process small on the way."""
+    if "tensorflow" in sys.modules:
+        return
     spec = importlib.util.find_spec("tensorflow")
-    if "tensorflow" in sys.modules or spec is None or not spec.submodule_search_locations:
+    if spec is None or not spec.submodule_search_locations:
         return
     folder = Path(spec.submodule_search_locations[0])
     for name in LIBRARIES:

@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from mnist_tasks.dataset import ARRAYS, IMAGE_SHAPE, check_images, check_labels
 from mnist_tasks.errors import InputError
+from mnist_tasks.library_memory import import_tensorflow
 
 BUILTIN = Path(__file__).parent / "data" / "mnist.npz"
 
@@ -75,6 +76,7 @@ def read_source(source: str) -> Arrays:
 
 def download_with_keras() -> Path:
     """What `keras.datasets.mnist.load_data` downloads, from Keras' cache or the internet, its SHA-256 verified."""
+    import_tensorflow()
     import keras
 
     try:

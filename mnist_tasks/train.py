@@ -99,14 +99,16 @@ def train(dataset_folder: Path, config: TrainConfig, run: Path) -> Trained:
     images.close()
     seconds = sum(epoch.seconds for epoch in epochs)
 
-    digest = weights_sha256(model)
+    weights_digest = weights_sha256(model)
     write_atomically(run / MODEL, model.save)
     write_json(run / "history.json", [asdict(epoch) for epoch in epochs])
-    write_json(run / "training.json", {**origin, "device": device, "seconds": seconds, "weights_sha256": digest})
+    write_json(
+        run / "training.json", {**origin, "device": device, "seconds": seconds, "weights_sha256": weights_digest}
+    )
     checkpoint.remove()
     log.info("wrote %s, history.json and training.json to %s", MODEL, run)
     final = epochs[-1].metrics
-    return Trained(dataset.digest, digest, final["loss"], final["accuracy"], seconds, device)
+    return Trained(dataset.digest, weights_digest, final["loss"], final["accuracy"], seconds, device)
 
 
 def library_versions() -> dict[str, str]:

@@ -7,9 +7,19 @@ import shutil
 import tempfile
 from pathlib import Path
 
-PROJECT = Path(__file__).resolve().parent.parent
+import numpy as np
+import pytest
 
-# Airflow reads its settings when it is imported, so they are made before any test module is.
+from mnist_tasks.config import TrainConfig
+from mnist_tasks.dataset import Digits
+from mnist_tasks.evaluate import evaluate
+from mnist_tasks.load import load
+from mnist_tasks.normalize import normalize
+from mnist_tasks.sources import read_source
+from mnist_tasks.train import train
+from mnist_tasks.workspace import PROJECT, Workspace
+
+# Airflow reads its settings when it is imported: by the test modules, after this one.
 TEST_HOME = Path(tempfile.mkdtemp(prefix="mnist-tests-"))
 for name in [name for name in os.environ if name.startswith(("AIRFLOW", "MNIST"))]:
     del os.environ[name]
@@ -20,18 +30,6 @@ os.environ |= {
     "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{TEST_HOME / 'airflow.db'}",
     "MNIST_HOME": str(TEST_HOME / "home"),
 }
-
-import numpy as np  # noqa: E402
-import pytest  # noqa: E402
-
-from mnist_tasks.config import TrainConfig  # noqa: E402
-from mnist_tasks.dataset import Digits  # noqa: E402
-from mnist_tasks.evaluate import evaluate  # noqa: E402
-from mnist_tasks.load import load  # noqa: E402
-from mnist_tasks.normalize import normalize  # noqa: E402
-from mnist_tasks.sources import read_source  # noqa: E402
-from mnist_tasks.train import train  # noqa: E402
-from mnist_tasks.workspace import Workspace  # noqa: E402
 
 TRAIN, TEST = 2000, 500
 

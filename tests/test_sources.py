@@ -244,10 +244,10 @@ def server(npz: Path) -> Iterator[str]:
 def download(url: str, sha256: str, keras_home: Path) -> subprocess.CompletedProcess[str]:
     """Download as `keras` does, in a process of its own with its own cache."""
     script = (
-        "from mnist_tasks import sources\n"
+        "from mnist_tasks import sources; from mnist_tasks.dataset import Digits\n"
         f"sources.KERAS_URL, sources.KERAS_SHA256 = {url!r}, {sha256!r}\n"
-        "print(sources.Digits.checked(sources.read_source('keras'), 'keras').digest())"
-    ).replace("sources.Digits", "__import__('mnist_tasks.dataset').dataset.Digits")
+        "print(Digits.checked(sources.read_source('keras'), 'keras').digest())"
+    )
     environment = {**os.environ, "KERAS_HOME": str(keras_home)}
     return subprocess.run([sys.executable, "-c", script], env=environment, text=True, capture_output=True, check=False)
 

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -38,10 +37,10 @@ def dag() -> DAG:
 
 
 @pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workspace]:
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     """A workspace of the test's own for the tasks."""
     monkeypatch.setenv("MNIST_HOME", str(tmp_path))
-    return Workspace(tmp_path)  # type: ignore[return-value]
+    return Workspace(tmp_path)
 
 
 def parse(**environment: str) -> dict[str, Any]:
