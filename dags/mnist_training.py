@@ -12,9 +12,9 @@ from typing import Any
 from airflow.sdk import Asset, Param, chain, dag, task
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
-from mnist_tasks.config import RunConfig, TrainConfig
+from mnist_tasks import config
+from mnist_tasks.config import RunConfig
 from mnist_tasks.errors import TaskError
-from mnist_tasks.gate import Policy
 from mnist_tasks.workspace import Workspace
 
 # Cron, in UTC; empty for runs by hand only.
@@ -36,11 +36,11 @@ CHAMPION = Asset(
 
 
 def form() -> dict[str, Param]:
-    """The trigger form: a field for each setting, in sections, with the defaults, bounds and words of `RunConfig`."""
+    """The trigger form: a field for each parameter, in sections, with its default, bounds and words."""
     return {
         name: Param(field.pop("default"), description_md=field.pop("description"), section=section, **field)
-        for section, group in RunConfig.GROUPS.items()
-        for name, field in group.model_json_schema()["properties"].items()
+        for section, fields in config.form().items()
+        for name, field in fields.items()
     }
 
 
@@ -90,10 +90,10 @@ def mnist_training() -> None:
         from mnist_tasks.load import load
         from mnist_tasks.runtime import tensorflow_in_airflow
 
-        config, workspace = RunConfig(**params), Workspace.from_environment()
+        config, workspace = RunConfig.from_parameters(params), Workspace.from_environment()
         workspace.prepare()
         with tensorflow_in_airflow():  # for the source `keras`; the others need no TensorFlow
-            return asdict(load(config.source, workspace.datasets))
+            return asdict(load(config.data.source, workspace.datasets))
 
     @task(multiple_outputs=False)
     @no_retry_for_bad_input()
@@ -108,11 +108,9 @@ def mnist_training() -> None:
         from mnist_tasks.runtime import tensorflow_in_airflow
         from mnist_tasks.train import train
 
-        config, workspace = RunConfig(**params), Workspace.from_environment()
+        config, workspace = RunConfig.from_parameters(params), Workspace.from_environment()
         with tensorflow_in_airflow():
-            return asdict(
-                train(workspace.dataset(normalized["digest"]), config.part(TrainConfig), workspace.run(run_id))
-            )
+            return asdict(train(workspace.dataset(normalized["digest"]), config.training, workspace.run(run_id)))
 
     @task(multiple_outputs=False, queue=GPU_QUEUE, pool=GPU_POOL)
     @no_retry_for_bad_input()
@@ -129,8 +127,8 @@ def mnist_training() -> None:
     def promote(params: Context = None, run_id: Context = None, outlet_events: Context = None) -> dict[str, Any]:
         from mnist_tasks.promote import promote
 
-        config, workspace = RunConfig(**params), Workspace.from_environment()
-        outcome = asdict(promote(workspace.run(run_id), workspace.models, config.part(Policy)))
+        config, workspace = RunConfig.from_parameters(params), Workspace.from_environment()
+        outcome = asdict(promote(workspace.run(run_id), workspace.models, config.gate))
         if not outcome["promoted"]:
             raise AirflowSkipException(outcome["reason"])
         outlet_events[CHAMPION].extra = {"run_id": run_id, **outcome}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,7 +106,7 @@ class Dataset:
         return description
 
     def array(self, name: str) -> npt.NDArray[Any]:
-        """One of the arrays `x_train`, `y_train`, `x_test`, `y_test`, memory-mapped, read-only."""
+        """One of the arrays `x_train`, `y_train`, `x_test`, `y_test`, memory-mapped."""
         return open_array(self.folder / f"{name}.npy")
 
     def normalized_path(self, split: Split) -> Path:
@@ -115,18 +114,18 @@ class Dataset:
         return self.folder / f"x_{split}_normalized.npy"
 
     def normalized(self, split: Split) -> Float32:
-        """The images of a split as float32 in [0, 1], shape (n, 28, 28), memory-mapped, read-only."""
+        """The images of a split as float32 in [0, 1], shape (n, 28, 28), memory-mapped."""
         return open_array(self.normalized_path(split))
 
     def labels(self, split: Split) -> UInt8:
-        """The labels of a split, uint8, shape (n,), memory-mapped, read-only."""
+        """The labels of a split, uint8, shape (n,), memory-mapped."""
         return self.array(f"y_{split}")
 
 
 def open_array(path: Path) -> npt.NDArray[Any]:
-    """Memory-map an `.npy` file, read-only."""
+    """Memory-map an `.npy` file; what is written to the array stays in the process."""
     try:
-        array: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+        array: npt.NDArray[Any] = np.load(path, mmap_mode="c", allow_pickle=False)
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read: {error}; clear the load task to write it again") from error
     return array
@@ -144,37 +143,3 @@ def write_array(path: Path, shape: tuple[int, ...], chunks: Iterable[npt.NDArray
                 header = {"descr": description, "fortran_order": False, "shape": shape}
                 np.lib.format.write_array_header_1_0(file, header)
             file.write(chunk.data)
-
-
-class RowReader:
-    """Reads rows of an `.npy` file in any order, without holding or mapping the file.
-
-    A shuffled epoch through a memory map leaves the whole file resident in the process; reading the rows keeps a
-    training task's memory the same for any size of training set, at the same speed once the file is in the page cache.
-    """
-
-    def __init__(self, path: Path) -> None:
-        """Open the file at `path`; its rows are the slices along the first axis."""
-        mapped = open_array(path)
-        if not isinstance(mapped, np.memmap) or not mapped.flags.c_contiguous:
-            raise InputError(f"{path} cannot be read by rows: its array is empty or in Fortran order")
-        self.shape: tuple[int, ...] = mapped.shape
-        self.dtype = mapped.dtype
-        self._offset = mapped.offset
-        self._file = path.open("rb", buffering=0)
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __call__(self, rows: npt.NDArray[np.integer]) -> npt.NDArray[Any]:
-        """The rows with the given indices, in that order, as a new array."""
-        out = np.empty((len(rows), *self.shape[1:]), self.dtype)
-        size = out[0].nbytes
-        view = out.data.cast("B")
-        for i, row in enumerate(rows.tolist()):
-            if os.preadv(self._file.fileno(), [view[i * size : (i + 1) * size]], self._offset + row * size) != size:
-                raise InputError(f"{self._file.name} ends before row {row}; clear the load task to write it again")
-        return out
-
-    def close(self) -> None:
-        self._file.close()

@@ -1,10 +1,14 @@
-"""Architectures by name. A new one is a function here and its name in `TrainConfig.architecture`.
+"""Architectures by name, and the two models made of one: the one that is trained and the one that is published.
 
-Importing this module does not import Keras; building a model does.
+A new architecture is a function here that returns its layers, and its line in `ARCHITECTURES`. Importing this module
+does not import Keras; building a model does.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from mnist_tasks.dataset import DIGITS, IMAGE_SHAPE
@@ -14,37 +18,104 @@ if TYPE_CHECKING:
 
     from mnist_tasks.config import TrainConfig
 
+WARM_UP = 0.2  # share of the steps in which the one-cycle schedule rises
+FIRST_RATE = 1 / 25  # of the peak, at its first step
 
-def mlp(config: TrainConfig) -> keras.Model:
+
+def mlp(config: TrainConfig, *, training: bool) -> list[keras.Layer]:
     """The classic digit classifier: one hidden layer with dropout."""
     import keras
 
-    return keras.Sequential(
-        [
-            keras.Input(IMAGE_SHAPE),
-            keras.layers.Flatten(),
-            keras.layers.Dense(config.hidden_units, activation=config.activation),
-            keras.layers.Dropout(config.dropout),
-            keras.layers.Dense(DIGITS, activation="softmax"),
-        ],
-        name="mlp",
-    )
+    dtype = config.precision if training else "float32"
+    return [
+        keras.layers.Flatten(dtype=dtype),
+        keras.layers.Dense(config.hidden_units, activation=config.activation, dtype=dtype),
+        keras.layers.Dropout(config.dropout, dtype=dtype),
+    ]
 
 
-ARCHITECTURES = {"mlp": mlp}
+def cnn(config: TrainConfig, *, training: bool, blocks: tuple[tuple[int, ...], ...]) -> list[keras.Layer]:
+    """A small convolutional network: each block of 3x3 convolutions, given by their filters, ends with pooling.
 
-
-def compiled_model(config: TrainConfig) -> keras.Model:
-    """A new, compiled model: float32 images in [0, 1] of shape (n, 28, 28) to ten probabilities of shape (n, 10).
-
-    Its initial weights and dropout follow from `config.seed`.
+    The first convolution has stride 2 and size 6: as a 3x3 one on the image with 2x2 pixels folded into channels.
+    Pooling comes before normalization and activation, which then have a quarter of the work.
     """
     import keras
 
+    dtype = config.precision if training else "float32"
+    from mnist_tasks import keras_parts
+
+    normalization = keras_parts.BatchNormalization if training else keras.layers.BatchNormalization
+    layers: list[keras.Layer] = [keras.layers.Reshape((*IMAGE_SHAPE, 1), dtype=dtype)]
+    convolution, options = partial(keras.layers.Conv2D, padding="same", use_bias=False, dtype=dtype), (6, 2)
+    for block in blocks:
+        for index, filters in enumerate(block, start=1):
+            layers.append(convolution(filters, *options))
+            options = (3, 1)
+            if index == len(block):
+                layers.append(keras.layers.MaxPooling2D(dtype=dtype))
+            layers.append(normalization(momentum=0.9, dtype=dtype))
+            layers.append(keras.layers.Activation(config.activation, dtype=dtype))
+    return [*layers, keras.layers.Flatten(dtype=dtype), keras.layers.Dropout(config.dropout, dtype=dtype)]
+
+
+ARCHITECTURES: dict[str, Callable[..., list[keras.Layer]]] = {
+    "mlp": mlp,
+    "cnn-2": partial(cnn, blocks=((32,), (64,))),
+    "cnn-4": partial(cnn, blocks=((16, 32), (32, 64))),
+    "cnn-5": partial(cnn, blocks=((32, 32), (64, 64), (128,))),
+}
+
+
+def trainable_model(config: TrainConfig, images: int) -> keras.Model:
+    """A new, compiled model for training: float32 images in [0, 1], shape (n, 28, 28), to probabilities, (n, 10).
+
+    Args:
+        config: the recipe. The initial weights, dropout and shifts follow from its seed.
+        images: the size of the training set; with the batch size and the epochs it gives the schedule's length.
+    """
+    import keras
+    import tensorflow as tf
+
+    from mnist_tasks import keras_parts
+
     keras.utils.set_random_seed(config.seed)
-    model = ARCHITECTURES[config.architecture](config)
-    optimizer = keras.optimizers.get(
-        {"class_name": config.optimizer, "config": {"learning_rate": config.learning_rate}}
-    )
-    model.compile(optimizer=optimizer, loss=config.loss, metrics=["accuracy"])
+    inputs = outputs = keras.Input(IMAGE_SHAPE)
+    if config.shift:
+        outputs = keras_parts.RandomShift(config.shift, config.seed)(outputs)
+    body = keras.Sequential(ARCHITECTURES[config.architecture](config, training=True))
+    halves = config.architecture != "mlp" and not tf.config.list_logical_devices("GPU")
+    outputs = keras_parts.Halves(body)(outputs) if halves else body(outputs)
+    model = keras.Model(inputs, _probabilities()(outputs))
+
+    steps = config.epochs * math.ceil(images / config.batch_size)
+    rate = config.learning_rate
+    if config.schedule == "one_cycle":
+        rising = int(WARM_UP * steps)
+        rate = keras.optimizers.schedules.CosineDecay(
+            rate * FIRST_RATE, max(1, steps - rising), warmup_target=rate, warmup_steps=rising
+        )
+    faster = {"adam": keras_parts.Adam, "adamw": keras_parts.AdamW}
+    optimizer = faster.get(config.optimizer) or type(keras.optimizers.get(config.optimizer))
+    loss = keras_parts.SmoothedCrossentropy(label_smoothing=config.label_smoothing)
+    options = {"beta_2": config.beta_2} if "adam" in config.optimizer else {}
+    model.compile(optimizer(rate, **options), loss if config.label_smoothing else config.loss, metrics=["accuracy"])
     return model
+
+
+def published_model(config: TrainConfig, trained: keras.Model) -> keras.Model:
+    """The model that users load: the trained weights in Keras' own layers, float32, compiled to be measured."""
+    import keras
+
+    layers = ARCHITECTURES[config.architecture](config, training=False)
+    model = keras.Sequential([keras.Input(IMAGE_SHAPE), *layers, _probabilities()], name=config.architecture)
+    model.set_weights(trained.get_weights())
+    model.compile(config.optimizer, config.loss, metrics=["accuracy"])
+    model.optimizer.build(model.trainable_variables)  # or Keras warns when the model is loaded
+    return model
+
+
+def _probabilities() -> keras.Layer:
+    import keras
+
+    return keras.layers.Dense(DIGITS, activation="softmax", dtype="float32")

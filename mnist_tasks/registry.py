@@ -116,6 +116,18 @@ class ModelDirectory:
             )
         return Version(int(str(target)), folder)
 
+    def version(self, name: str) -> Version:
+        """The version with the given number, or that of the champion if `name` is `champion`.
+
+        Raises:
+            ModelError: if there is no such version.
+        """
+        versions = {str(version.number): version for version in self.versions()}
+        found = self.champion() if name == "champion" else versions.get(name)
+        if not found:
+            raise ModelError(f"{self.root} has no version {name}; it has " + (", ".join(versions) or "none"))
+        return found
+
     def history(self) -> list[dict[str, Any]]:
         """Each move of the champion link, the oldest first; a line that a crash cut short is left out and logged."""
         path = self.root / "history.jsonl"

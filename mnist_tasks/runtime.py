@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import faulthandler
 import functools
+import json
 import logging
 import os
 import re
@@ -13,12 +14,18 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
+from mnist_tasks.errors import InputError
 from mnist_tasks.library_memory import import_tensorflow
+
+if TYPE_CHECKING:
+    import tensorflow as tf
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+log = logging.getLogger(__name__)
 
 # A line of TensorFlow's native log: severity, date and time, thread, place, text.
 NATIVE_LINE = re.compile(r"([IWEF])\d{4} \S+ +\d+ \S+\] (.*)")
@@ -53,25 +60,77 @@ def peak_memory_mb() -> float:
     return int(kibibytes) * 1024 / 1e6
 
 
-def use_devices(*, small_operations: bool = False) -> str:
+def use_devices(device: str = "auto") -> str:
     """Import TensorFlow, prepare its devices and return the name of the one that will be used; before any other import.
 
-    A GPU's memory is taken as it is needed instead of all at once. On the CPU, operations that take microseconds run
-    faster on one thread than split over several: 40 % less time for the classic recipe on two cores. Whoever sets
-    TF_NUM_INTRAOP_THREADS or TF_NUM_INTEROP_THREADS decides for themselves.
+    A GPU's memory is taken as it is needed instead of all at once, and operations are deterministic.
+
+    Args:
+        device: `gpu`, `cpu`, or `auto` for a GPU if there is one.
+
+    Raises:
+        InputError: if there is no GPU and `gpu` is asked for.
     """
     import_tensorflow()
     import tensorflow as tf
 
+    tf.config.experimental.enable_op_determinism()
     gpus = tf.config.list_physical_devices("GPU")
-    for gpu in gpus:
-        tf.config.experimental.set_memory_growth(gpu, True)
-    if gpus:
+    if device == "gpu" and not gpus:
+        raise InputError(
+            "device: gpu: TensorFlow sees no GPU on this worker; use device=auto to fall back to the CPU, or send the "
+            "task to a worker with one (MNIST_GPU_QUEUE)"
+        )
+    if gpus and device != "cpu":
+        for gpu in gpus:
+            tf.config.experimental.set_memory_growth(gpu, True)
         return f"GPU {tf.config.experimental.get_device_details(gpus[0]).get('device_name', gpus[0].name)}"
-    if small_operations and not {"TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"} & os.environ.keys():
-        tf.config.threading.set_intra_op_parallelism_threads(1)
-        tf.config.threading.set_inter_op_parallelism_threads(1)
+    tf.config.set_visible_devices([], "GPU")
     return f"CPU ({len(os.sched_getaffinity(0))} cores)"
+
+
+def use_threads(intra_op: int, inter_op: int) -> None:
+    """Set how many threads share an operation, and how many operations run side by side, before TensorFlow's first.
+
+    Operations that take microseconds run faster on one thread than split over several. Whoever sets
+    TF_NUM_INTRAOP_THREADS or TF_NUM_INTEROP_THREADS decides for themselves.
+    """
+    import tensorflow as tf
+
+    if {"TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"} & os.environ.keys():
+        return
+    try:
+        tf.config.threading.set_intra_op_parallelism_threads(intra_op)
+        tf.config.threading.set_inter_op_parallelism_threads(inter_op)
+    except RuntimeError as error:  # in a notebook or a test that has used TensorFlow before
+        log.debug("TensorFlow's threads stay as they are: %s", error)
+
+
+def distribution(name: str) -> tf.distribute.Strategy:
+    """The devices to train on together: `single`, `mirrored` or `multi_worker`; before TensorFlow's first operation.
+
+    Raises:
+        InputError: if `multi_worker` is asked for and `TF_CONFIG` names no cluster.
+    """
+    import tensorflow as tf
+
+    if name == "mirrored":
+        devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+        return tf.distribute.MirroredStrategy([device.name for device in devices])
+    if name == "multi_worker":
+        if "TF_CONFIG" not in os.environ:
+            raise InputError(
+                "strategy: multi_worker: TF_CONFIG is not set; set it to the cluster's addresses and this worker's "
+                "index, or use strategy=mirrored for the devices of one machine"
+            )
+        return tf.distribute.MultiWorkerMirroredStrategy()
+    return tf.distribute.get_strategy()
+
+
+def is_chief() -> bool:
+    """Whether this process writes the results: the first worker of the cluster in `TF_CONFIG`, or the only one."""
+    task = json.loads(os.environ.get("TF_CONFIG", "{}")).get("task", {})
+    return bool(task.get("type", "worker") in ("worker", "chief") and task.get("index", 0) == 0)
 
 
 @contextmanager
@@ -104,14 +163,14 @@ def tensorflow_in_airflow() -> Iterator[None]:
 
 
 def _relay(read_end: int) -> None:
-    log = logging.getLogger("tensorflow")
+    native = logging.getLogger("tensorflow")
     with os.fdopen(read_end, encoding="utf-8", errors="replace") as lines:
         for line in lines:
             if match := NATIVE_LINE.match(line):
                 severity, text = match.groups()
-                log.log(native_level(severity, text), "%s", text)
+                native.log(native_level(severity, text), "%s", text)
             elif line.strip():
-                log.log(logging.DEBUG if line.startswith(CHATTER) else logging.INFO, "%s", line.rstrip())
+                native.log(logging.DEBUG if line.startswith(CHATTER) else logging.INFO, "%s", line.rstrip())
 
 
 def native_level(severity: str, text: str) -> int:

@@ -7,7 +7,7 @@ form, the command line and a call from Python refuse a bad value with the same w
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Mapping
 from typing import Any
 
 import jsonschema
@@ -24,19 +24,8 @@ class Settings(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _check_as_the_form_does(cls, values: dict[str, Any]) -> dict[str, Any]:
-        properties = cls.model_json_schema()["properties"]
-        problems = []
-        for name, value in values.items():
-            if name not in properties:
-                problems.append(unknown_parameter(name, properties))
-                continue
-            try:
-                jsonschema.validate(value, properties[name])
-            except jsonschema.ValidationError as error:
-                problems.append(f"{name}: {error.message}")
-        if problems:
-            # Not a ValueError, so pydantic lets it through as it is, without a page of its own around it.
-            raise InputError("; ".join(problems))
+        # An InputError is no ValueError, so pydantic lets it through as it is, without a page of its own around it.
+        check(cls.model_json_schema()["properties"], values)
         return values
 
     def __init__(self, **values: Any) -> None:
@@ -48,11 +37,21 @@ class Settings(BaseModel):
             raise InputError("; ".join(problems)) from None
 
 
-def unknown_parameter(name: str, known: Iterable[str]) -> str:
-    """The words for a name that no field has, with the closest one that exists."""
-    known = sorted(known)
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"{name}: unknown parameter; " + (f"did you mean {close[0]}?" if close else f"known: {', '.join(known)}")
+def check(properties: Mapping[str, Any], values: Mapping[str, Any]) -> None:
+    """Raise an `InputError` that names each value that its JSON schema, by name in `properties`, does not allow."""
+    problems = []
+    for name, value in values.items():
+        if name not in properties:
+            close = difflib.get_close_matches(name, properties, n=1)
+            hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(sorted(properties))}"
+            problems.append(f"{name}: unknown parameter; {hint}")
+            continue
+        try:
+            jsonschema.validate(value, properties[name])
+        except jsonschema.ValidationError as error:
+            problems.append(f"{name}: {error.message}")
+    if problems:
+        raise InputError("; ".join(problems))
 
 
 def one_of(*options: str) -> Any:

@@ -6,34 +6,42 @@ import hashlib
 import importlib.metadata
 import logging
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mnist_tasks.checkpoint import Checkpoint
+from mnist_tasks.checkpoint import Checkpoint, Progress
 from mnist_tasks.config import TrainConfig
-from mnist_tasks.dataset import Dataset, RowReader
+from mnist_tasks.dataset import Dataset
 from mnist_tasks.errors import InputError
+from mnist_tasks.events import EventFiles
 from mnist_tasks.files import write_atomically, write_json
-from mnist_tasks.fit import build, fit
-from mnist_tasks.models import compiled_model
+from mnist_tasks.fit import Epoch, Rows, build, fit
+from mnist_tasks.models import published_model, trainable_model
 from mnist_tasks.registry import MODEL
-from mnist_tasks.runtime import reported, use_devices
+from mnist_tasks.runtime import distribution, is_chief, reported, use_devices, use_threads
 
 if TYPE_CHECKING:
     import keras
 
 log = logging.getLogger(__name__)
 
-
 LIBRARIES = ("tensorflow", "keras", "numpy", "mnist-tasks")
+
+# Settings that change nothing about the weights, so that a training may go on under others.
+NOT_IN_THE_RECIPE = {"device", "tensorboard"}
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What `train` hands on: the digests of the dataset and of the weights, the last epoch's loss and accuracy, how."""
+    """What `train` hands on: the digests of dataset and weights, loss and accuracy while training, how long, on what.
+
+    With early stopping, loss and accuracy are those of the epoch whose weights were kept.
+    """
 
     digest: str
     weights_sha256: str
@@ -51,64 +59,136 @@ def train(dataset_folder: Path, config: TrainConfig, run: Path) -> Trained:
         dataset_folder: `datasets/<digest>`, normalized.
         config: the recipe.
         run: the run's folder. An earlier try's files in it are replaced; a try that was interrupted is taken up after
-            its last complete epoch and ends with the same weights as one that was not.
+            its last complete epoch and ends with the same weights as one that was not. With the strategy
+            `multi_worker` all workers share the folder, and the first of them writes.
 
     Raises:
-        InputError: if the batch is larger than the training set, or the dataset cannot be read.
-        TrainingDivergedError: if the loss is no longer a finite number; nothing is written then.
+        InputError: if the batch is larger than the training set or cannot be split over the devices, the dataset
+            cannot be read, the device is not there or too small, or the folder cannot hold a checkpoint.
+        TrainingDivergedError: if the loss is no longer a finite number; no model is written then.
     """
     dataset = Dataset(dataset_folder)
-    count = dataset.description()["train_images"]
-    if config.batch_size > count:
-        raise InputError(
-            f"batch_size: {config.batch_size:,} is greater than the training set of {count:,} images; use at most that"
-        )
-    images, labels = RowReader(dataset.normalized_path("train")), np.array(dataset.labels("train"))
+    rows, validation_rows = split(dataset.description()["train_images"], config)
+    images, labels = dataset.normalized("train"), dataset.labels("train")
 
     # Not before the checks: it imports TensorFlow, which takes seconds.
-    device = use_devices(small_operations=True)
+    device = use_devices(config.device)
+    use_threads(intra_op=1, inter_op=1 if config.architecture == "mlp" else 2)
+    strategy = distribution(config.strategy)
     log.info("training on the %s%s", device, "" if device.startswith("GPU") else ": TensorFlow sees no GPU")
-    log.info("%s images, %s", f"{count:,}", ", ".join(f"{name} {value}" for name, value in config))
-    model = compiled_model(config)
-    build(model, images, labels)
-    origin = {"config": config.model_dump(), "dataset": dataset.digest, "library_versions": library_versions()}
-    checkpoint = Checkpoint(run / "checkpoint.npz", origin)
-    epochs = checkpoint.restore(model)
-    if epochs:
-        log.info("going on after epoch %d, where an earlier try stopped", len(epochs))
-    for epoch in fit(
-        model,
-        images,
-        labels,
-        batch_size=config.batch_size,
-        epochs=config.epochs,
-        seed=config.seed,
-        first_epoch=len(epochs) + 1,
-    ):
-        epochs.append(epoch)
-        checkpoint.save(model, epochs)
-        log.info(
-            "epoch %d/%d: loss %.4f, accuracy %.4f, %s images/s, %.0f s left",
-            epoch.number,
-            config.epochs,
-            epoch.metrics["loss"],
-            epoch.metrics["accuracy"],
-            f"{epoch.images_per_second:,.0f}",
-            epoch.seconds * (config.epochs - epoch.number),
-        )
-    images.close()
-    seconds = sum(epoch.seconds for epoch in epochs)
+    log.info("%s images, %s", f"{len(rows):,}", ", ".join(f"{name} {value}" for name, value in config))
+    recipe = config.model_dump(exclude=NOT_IN_THE_RECIPE)
+    origin = {"config": recipe, "dataset": dataset.digest, "library_versions": library_versions()}
+    checkpoint = Checkpoint(run / "checkpoint.npz", origin, writable=is_chief())
 
-    weights_digest = weights_sha256(model)
-    write_atomically(run / MODEL, model.save)
-    write_json(run / "history.json", [asdict(epoch) for epoch in epochs])
-    write_json(
-        run / "training.json", {**origin, "device": device, "seconds": seconds, "weights_sha256": weights_digest}
+    with _out_of_memory_named(config):
+        with strategy.scope():
+            model = trainable_model(config, len(rows))
+        build(model, images, labels)
+        progress = _prepare(checkpoint, model)
+        training = fit(
+            model,
+            images,
+            labels,
+            batch_size=config.batch_size,
+            epochs=config.epochs,
+            seed=config.seed,
+            first_epoch=len(progress.epochs) + 1,
+            rows=rows,
+            validation_rows=validation_rows,
+        )
+        events = EventFiles(run / "tensorboard", progress.epochs) if config.tensorboard and is_chief() else None
+        while not progress.is_over(config):
+            epoch = next(training)
+            progress.add(epoch, model)
+            checkpoint.save(model, progress)
+            _report(epoch, config)
+            if events:
+                events.write(epoch, float(model.optimizer.learning_rate))
+    final = progress.epochs[-1]
+    if config.patience:
+        final = progress.best()
+        model.set_weights(progress.best_weights)
+        log.info("keeping the weights of epoch %d, whose validation loss is the lowest", final.number)
+
+    published = published_model(config, model)
+    digest = weights_sha256(published)
+    seconds = sum(epoch.seconds for epoch in progress.epochs)
+    if is_chief():
+        write_atomically(run / MODEL, published.save)
+        write_json(run / "history.json", [asdict(epoch) for epoch in progress.epochs])
+        write_json(
+            run / "training.json",
+            {**origin, "config": config.model_dump(), "device": device, "seconds": seconds, "weights_sha256": digest},
+        )
+        checkpoint.remove()
+        log.info("wrote %s, history.json and training.json to %s", MODEL, run)
+    return Trained(dataset.digest, digest, final.metrics["loss"], final.metrics["accuracy"], seconds, device)
+
+
+def split(count: int, config: TrainConfig) -> tuple[Rows, Rows | None]:
+    """The indices of the images to train on and of those to validate on, drawn by the seed; None for no validation.
+
+    Raises:
+        InputError: if a batch does not fit the images to train on.
+    """
+    held_out = round(count * config.validation_split)
+    order = np.random.default_rng(config.seed).permutation(count) if held_out else np.arange(count)
+    rows = order[held_out:]
+    if config.batch_size > len(rows):
+        raise InputError(
+            f"batch_size: {config.batch_size:,} is greater than the training set of {len(rows):,} images; use at most "
+            "that"
+        )
+    if config.architecture != "mlp" and len(rows) % config.batch_size == 1:
+        raise InputError(
+            f"batch_size: {config.batch_size:,} leaves a last batch of a single image, which batch normalization "
+            f"cannot use; use {config.batch_size + 1:,}"
+        )
+    return rows, np.sort(order[:held_out]) if held_out else None
+
+
+def _prepare(checkpoint: Checkpoint, model: keras.Model) -> Progress:
+    """What an earlier try has done; or a first checkpoint, so that a folder that cannot hold it is found out now."""
+    progress = checkpoint.restore(model)
+    if progress.epochs:
+        log.info("going on after epoch %d, where an earlier try stopped", len(progress.epochs))
+        return progress
+    try:
+        checkpoint.save(model, progress)
+    except OSError as error:
+        raise InputError(
+            f"{checkpoint.path.parent} cannot hold a checkpoint of the training: {error.strerror}; free space there, "
+            "or set MNIST_HOME to another folder"
+        ) from error
+    return progress
+
+
+def _report(epoch: Epoch, config: TrainConfig) -> None:
+    metrics = ", ".join(f"{name} {value:.4f}" for name, value in epoch.metrics.items())
+    log.info(
+        "epoch %d/%d: %s, %s images/s, %.0f s left",
+        epoch.number,
+        config.epochs,
+        metrics,
+        f"{epoch.images_per_second:,.0f}",
+        epoch.seconds * (config.epochs - epoch.number),
     )
-    checkpoint.remove()
-    log.info("wrote %s, history.json and training.json to %s", MODEL, run)
-    final = epochs[-1].metrics
-    return Trained(dataset.digest, weights_digest, final["loss"], final["accuracy"], seconds, device)
+
+
+@contextmanager
+def _out_of_memory_named(config: TrainConfig) -> Iterator[None]:
+    """Say which setting to lower where TensorFlow only says what it could not allocate."""
+    import tensorflow as tf
+
+    try:
+        yield
+    except tf.errors.ResourceExhaustedError as error:
+        raise InputError(
+            f"batch_size: the device has too little memory for batches of {config.batch_size:,} images; use fewer, "
+            f"such as {max(1, config.batch_size // 2):,}, or a smaller architecture than {config.architecture} "
+            f"({error.message.splitlines()[0]})"
+        ) from error
 
 
 def library_versions() -> dict[str, str]:

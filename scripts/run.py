@@ -45,7 +45,7 @@ def main(arguments: list[str]) -> int:
     """Run the DAG once and return the exit status."""
     try:
         parameters = parse(arguments)
-        RunConfig(**parameters)  # refuses what the DAG would refuse, before Airflow is started for it
+        RunConfig.from_parameters(parameters)  # refuses what the DAG would refuse, before Airflow is started for it
         workspace = Workspace.from_environment()
         workspace.prepare()
         with tempfile.TemporaryDirectory() as private:

@@ -18,8 +18,8 @@ from mnist_tasks.config import TrainConfig
 from mnist_tasks.train import train
 from mnist_tasks.workspace import Workspace
 
-EPOCHS = 80
-KILLS = 6
+EPOCHS = 250
+KILLS = 20
 
 SCRIPT = """
 import logging, sys
@@ -27,7 +27,8 @@ from pathlib import Path
 from mnist_tasks.config import TrainConfig
 from mnist_tasks.train import train
 logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(message)s")
-trained = train(Path(sys.argv[1]), TrainConfig(epochs=int(sys.argv[3])), Path(sys.argv[2]))
+config = TrainConfig(epochs=int(sys.argv[3]), shift=1, schedule="one_cycle")
+trained = train(Path(sys.argv[1]), config, Path(sys.argv[2]))
 print("weights", trained.weights_sha256)
 """
 
@@ -71,7 +72,7 @@ def interrupted(dataset: Path, workspace: Workspace, monkeypatch: pytest.MonkeyP
 
     def save_twice(self: Checkpoint, *args: object) -> None:
         save(self, *args)  # type: ignore[arg-type]
-        if len(args[1]) == 2:  # type: ignore[arg-type]
+        if len(args[1].epochs) == 2:  # type: ignore[attr-defined]
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from mnist_tasks.config import RunConfig, TrainConfig
+from mnist_tasks.config import RECIPES, RunConfig, TrainConfig, form
 from mnist_tasks.errors import InputError
 from mnist_tasks.gate import Policy
 from mnist_tasks.models import ARCHITECTURES
@@ -15,7 +15,8 @@ from mnist_tasks.models import ARCHITECTURES
 # A bad value of a parameter, and the words that refuse it; tests/dags checks that the form says the same.
 BAD_VALUES: list[tuple[str, Any, str]] = [
     ("source", "", "'' should be non-empty"),
-    ("architecture", "resnet", "'resnet' is not one of ['mlp']"),
+    ("recipe", "resnet", "'resnet' is not one of ['classic', 'classic-fast', 'cnn-fast', 'cnn', 'cnn-best']"),
+    ("architecture", "resnet", "'resnet' is not one of ['mlp', 'cnn-2', 'cnn-4', 'cnn-5', None]"),
     ("hidden_units", 0, "0 is less than the minimum of 1"),
     ("activation", "step", "'step' is not one of"),
     ("dropout", 1, "1 is greater than or equal to the maximum of 1"),
@@ -23,11 +24,21 @@ BAD_VALUES: list[tuple[str, Any, str]] = [
     ("optimizer", "newton", "'newton' is not one of"),
     ("learning_rate", -0.001, "-0.001 is less than or equal to the minimum of 0"),
     ("learning_rate", 0, "0 is less than or equal to the minimum of 0"),
-    ("loss", "hinge", "'hinge' is not one of ['sparse_categorical_crossentropy']"),
+    ("loss", "hinge", "'hinge' is not one of ['sparse_categorical_crossentropy', None]"),
     ("epochs", 0, "0 is less than the minimum of 1"),
-    ("epochs", "5", "'5' is not of type 'integer'"),
-    ("epochs", 2.5, "2.5 is not of type 'integer'"),
-    ("epochs", None, "None is not of type 'integer'"),
+    ("epochs", "5", "'5' is not of type 'integer', 'null'"),
+    ("epochs", 2.5, "2.5 is not of type 'integer', 'null'"),
+    ("min_accuracy", None, "None is not of type 'number'"),
+    ("shift", 9, "9 is greater than the maximum of 8"),
+    ("label_smoothing", 1, "1 is greater than or equal to the maximum of 1"),
+    ("beta_2", 1, "1 is greater than or equal to the maximum of 1"),
+    ("schedule", "step", "'step' is not one of ['constant', 'one_cycle', None]"),
+    ("precision", "float16", "'float16' is not one of"),
+    ("validation_split", 0.6, "0.6 is greater than the maximum of 0.5"),
+    ("patience", -1, "-1 is less than the minimum of 0"),
+    ("device", "tpu", "'tpu' is not one of ['auto', 'cpu', 'gpu', None]"),
+    ("strategy", "tpu", "'tpu' is not one of"),
+    ("tensorboard", 1, "1 is not of type 'boolean', 'null'"),
     ("batch_size", 0, "0 is less than the minimum of 1"),
     ("seed", -1, "-1 is less than the minimum of 0"),
     ("min_accuracy", 97, "97 is greater than the maximum of 1"),
@@ -36,27 +47,54 @@ BAD_VALUES: list[tuple[str, Any, str]] = [
 
 
 def test_the_defaults_are_the_classic_recipe() -> None:
-    config = RunConfig()
+    config = RunConfig.from_parameters({})
 
-    assert config.part(TrainConfig) == TrainConfig(
+    assert config.training == TrainConfig(
         architecture="mlp",
         hidden_units=128,
         activation="relu",
         dropout=0.2,
         optimizer="adam",
         learning_rate=0.001,
+        schedule="constant",
         loss="sparse_categorical_crossentropy",
+        label_smoothing=0,
         epochs=5,
         batch_size=32,
+        shift=0,
+        precision="float32",
+        validation_split=0,
     )
-    assert config.part(Policy) == Policy(min_accuracy=0.97, max_regression=0.002)
-    assert config.source == "builtin"
+    assert config.gate == Policy(min_accuracy=0.97, max_regression=0.002)
+    assert config.data.source == "builtin"
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_field_of_a_recipe_can_be_overridden(recipe: str) -> None:
+    as_it_is = RunConfig.from_parameters({"recipe": recipe, "epochs": None, "seed": None}).training
+    changed = RunConfig.from_parameters({"recipe": recipe, "epochs": 9, "dropout": 0.4}).training
+
+    assert as_it_is == TrainConfig(**RECIPES[recipe][1])
+    assert changed == TrainConfig(**{**RECIPES[recipe][1], "epochs": 9, "dropout": 0.4})
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"recipe": "cnn", "hidden_units": 64}, "hidden_units: 64: the architecture cnn-4 has no such layer"),
+        ({"recipe": "cnn", "optimizer": "sgd"}, "beta_2: 0.98: the optimizer sgd has none"),
+        ({"patience": 3}, "patience: 3: early stopping needs a validation split"),
+    ],
+)
+def test_values_that_do_not_fit_together_are_refused(values: dict[str, Any], words: str) -> None:
+    with pytest.raises(InputError, match=f"^{words}"):
+        RunConfig.from_parameters(values)
 
 
 @pytest.mark.parametrize(("name", "value", "words"), BAD_VALUES)
 def test_a_bad_value_is_refused_with_its_name_and_bound(name: str, value: Any, words: str) -> None:
     with pytest.raises(InputError) as error:
-        RunConfig(**{name: value})
+        RunConfig.from_parameters({name: value})
 
     assert str(error.value).startswith(f"{name}: {words}")
 
@@ -69,18 +107,18 @@ def test_a_number_that_is_not_finite_is_refused(value: float) -> None:
 
 def test_all_bad_values_are_named_at_once() -> None:
     with pytest.raises(InputError, match=r"epochs: .*; min_accuracy: "):
-        RunConfig(epochs=0, min_accuracy=2)
+        RunConfig.from_parameters({"epochs": 0, "min_accuracy": 2})
 
 
 def test_an_unknown_parameter_is_refused_with_the_closest_one() -> None:
     with pytest.raises(InputError, match=r"^epoch: unknown parameter; did you mean epochs\?$"):
-        RunConfig.model_validate({"epoch": 3})
+        RunConfig.from_parameters({"epoch": 3})
 
 
 def test_groups_share_no_field() -> None:
-    names = [name for group in RunConfig.GROUPS.values() for name in group.model_fields]
+    names = [name for fields in form().values() for name in fields]
 
-    assert sorted(names) == sorted(RunConfig.model_fields)
+    assert len(names) == len(set(names))
 
 
 def test_every_architecture_can_be_asked_for() -> None:

@@ -92,5 +92,5 @@ def test_a_gpu_is_named_and_its_memory_taken_as_needed(monkeypatch: pytest.Monke
     monkeypatch.setattr(tf.config.experimental, "set_memory_growth", growth.__setitem__)
     monkeypatch.setattr(tf.config.experimental, "get_device_details", lambda _: {"device_name": "NVIDIA H100"})
 
-    assert use_devices(small_operations=True) == "GPU NVIDIA H100"
+    assert use_devices() == "GPU NVIDIA H100"
     assert growth == {gpu: True}

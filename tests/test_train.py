@@ -11,12 +11,14 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
-from mnist_tasks.config import TrainConfig
-from mnist_tasks.dataset import Dataset, RowReader
+from mnist_tasks.config import RECIPES, TrainConfig
+from mnist_tasks.dataset import Dataset
 from mnist_tasks.errors import InputError, TrainingDivergedError
-from mnist_tasks.train import train
+from mnist_tasks.train import split, train
 from mnist_tasks.workspace import Workspace
+from tests.helpers import small_disk
 
 ONE_EPOCH = TrainConfig(epochs=1)
 
@@ -122,7 +124,7 @@ def test_a_loss_that_is_not_finite_fails_and_writes_nothing(dataset: Path, works
         TrainingDivergedError, match=r"the loss is nan at step \d+ of epoch 1; use a lower learning rate"
     ):
         train(dataset, config, workspace.run("new"))
-    assert not list(workspace.run("new").iterdir())
+    assert not (workspace.run("new") / "model.keras").exists()
 
 
 def test_a_dataset_that_is_not_normalized_is_refused(dataset: Path, workspace: Workspace) -> None:
@@ -144,23 +146,128 @@ def test_bad_input_is_refused_before_tensorflow_is_imported(dataset: Path, works
     assert subprocess.run(command, check=True, capture_output=True, text=True).stdout == "InputError False\n"
 
 
-def test_rows_are_read_in_any_order(dataset: Path) -> None:
-    path = Dataset(dataset).normalized_path("test")
-    rows = np.random.default_rng(0).integers(0, 500, 700)
+def test_too_little_memory_names_the_setting_to_lower(dataset: Path, workspace: Workspace) -> None:
+    """With a stand-in for the device's complaint, as filling the memory of a machine would harm others."""
+    message = "OOM when allocating tensor with shape[2000,14,14,32] on /device:GPU:0"
 
-    reader = RowReader(path)
+    def no_memory(*_: object, **__: object) -> None:
+        raise tf.errors.ResourceExhaustedError(None, None, message)
 
-    assert len(reader) == 500
-    assert np.array_equal(reader(rows), np.load(path)[rows])
-    reader.close()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mnist_tasks.train.fit", no_memory)
+        with pytest.raises(InputError, match="batch_size: the device has too little memory for batches of 2,000"):
+            train(dataset, TrainConfig(batch_size=2000), workspace.run("new"))
 
 
-def test_rows_of_a_file_cut_while_it_is_read_are_refused(dataset: Path) -> None:
-    path = Dataset(dataset).normalized_path("test")
-    reader = RowReader(path)
-    with path.open("r+b") as file:
-        file.truncate(10_000)
+def test_a_folder_that_cannot_hold_a_checkpoint_is_found_out_at_once(dataset: Path, tmp_path: Path) -> None:
+    with small_disk(tmp_path / "full", "256K") as folder:
+        with pytest.raises(InputError, match="cannot hold a checkpoint of the training: No space left on device"):
+            train(dataset, ONE_EPOCH, folder)
 
-    with pytest.raises(InputError, match=r"x_test_normalized\.npy ends before row 499"):
-        reader(np.array([0, 499]))
-    reader.close()
+        assert not list(folder.iterdir())
+
+
+def test_a_gpu_that_is_not_there_is_refused(dataset: Path, workspace: Workspace) -> None:
+    if tf.config.list_physical_devices("GPU"):
+        pytest.skip("this machine has a GPU; the test needs one without")
+    with pytest.raises(InputError, match="device: gpu: TensorFlow sees no GPU on this worker; use device=auto"):
+        train(dataset, TrainConfig(device="gpu"), workspace.run("new"))
+
+
+def test_a_cluster_that_is_not_named_is_refused(dataset: Path, workspace: Workspace) -> None:
+    with pytest.raises(InputError, match="strategy: multi_worker: TF_CONFIG is not set"):
+        train(dataset, TrainConfig(strategy="multi_worker"), workspace.run("new"))
+
+
+def test_a_last_batch_of_one_image_is_refused_where_it_is_normalized(dataset: Path, workspace: Workspace) -> None:
+    with pytest.raises(InputError, match="batch_size: 1,999 leaves a last batch of a single image"):
+        train(dataset, TrainConfig(architecture="cnn-2", batch_size=1999), workspace.run("new"))
+
+
+@pytest.mark.parametrize("recipe", list(RECIPES))
+def test_a_recipe_gives_the_same_bits_twice_and_a_model_of_keras_own_parts(
+    recipe: str, dataset: Path, workspace: Workspace
+) -> None:
+    script = (
+        "import sys; from pathlib import Path\n"
+        "from mnist_tasks.config import RunConfig; from mnist_tasks.train import train\n"
+        "config = RunConfig.from_parameters({'recipe': sys.argv[3], 'epochs': 2}).training\n"
+        "print(train(Path(sys.argv[1]), config, Path(sys.argv[2])).weights_sha256)"
+    )
+    commands = [
+        [sys.executable, "-c", script, str(dataset), str(workspace.run(name)), recipe] for name in ("first", "again")
+    ]
+    outputs = [subprocess.run(c, check=True, capture_output=True, text=True).stdout for c in commands]
+
+    assert outputs[0] == outputs[1]
+    load = (
+        "import sys, keras, numpy as np; model = keras.saving.load_model(sys.argv[1])\n"
+        "x, y = np.load(sys.argv[2]), np.load(sys.argv[3])\n"
+        "assert 'mnist_tasks' not in sys.modules and model.compute_dtype == 'float32'\n"
+        "print(model.evaluate(x, y, verbose=0)[1])"
+    )
+    files = [str(Dataset(dataset).normalized_path("test")), str(dataset / "y_test.npy")]
+    command = [
+        sys.executable,
+        "-W",
+        "error::UserWarning",
+        "-c",
+        load,
+        str(workspace.run("again") / "model.keras"),
+        *files,
+    ]
+    accuracy = subprocess.run(command, check=True, capture_output=True, text=True, cwd="/").stdout
+    assert float(accuracy) > 0.6  # two epochs on 2,000 images
+
+
+def test_a_validation_split_is_measured_and_not_trained_on(
+    dataset: Path, workspace: Workspace, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+
+    train(dataset, TrainConfig(epochs=1, validation_split=0.1), workspace.run("new"))
+
+    assert any(message.startswith("1,800 images, ") for message in caplog.messages)
+    assert any(", val_loss 0." in message and ", val_accuracy 0." in message for message in caplog.messages)
+    rows, held_out = split(2000, TrainConfig(validation_split=0.1))
+    assert held_out is not None
+    assert sorted([*rows, *held_out]) == list(range(2000))
+    other = split(2000, TrainConfig(validation_split=0.1, seed=1))[1]
+    assert other is not None
+    assert set(held_out) != set(other)
+
+
+def test_early_stopping_keeps_the_best_epoch(dataset: Path, workspace: Workspace) -> None:
+    run = workspace.run("new")
+    config = TrainConfig(epochs=200, validation_split=0.2, patience=2, learning_rate=0.01)
+
+    trained = train(dataset, config, run)
+
+    losses = [epoch["metrics"]["val_loss"] for epoch in json.loads((run / "history.json").read_text())]
+    best = int(np.argmin(losses))
+    assert len(losses) == best + 1 + config.patience < config.epochs
+    assert trained.accuracy == json.loads((run / "history.json").read_text())[best]["metrics"]["accuracy"]
+    _, held_out = split(2000, config)
+    data = Dataset(dataset)
+    model = keras.saving.load_model(run / "model.keras")
+    loss, _ = model.evaluate(data.normalized("train")[held_out], data.labels("train")[held_out], verbose=0)
+    assert loss == pytest.approx(losses[best], rel=1e-4)
+
+
+def test_event_files_hold_each_metric_of_each_epoch(dataset: Path, workspace: Workspace) -> None:
+    run = workspace.run("new")
+
+    train(dataset, TrainConfig(epochs=2, validation_split=0.1, tensorboard=True), run)
+
+    history = json.loads((run / "history.json").read_text())
+    found = {
+        (folder.name, value.tag, event.step): float(tf.make_ndarray(value.tensor))
+        for folder in (run / "tensorboard").iterdir()
+        for file in folder.iterdir()
+        for event in tf.compat.v1.train.summary_iterator(str(file))
+        for value in event.summary.value
+    }
+    for step, epoch in enumerate(history):
+        assert found["train", "epoch_loss", step] == pytest.approx(epoch["metrics"]["loss"])
+        assert found["train", "epoch_learning_rate", step] == pytest.approx(0.001)
+        assert found["validation", "epoch_accuracy", step] == pytest.approx(epoch["metrics"]["val_accuracy"])

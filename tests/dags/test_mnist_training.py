@@ -17,6 +17,7 @@ from airflow.sdk import DAG
 from airflow.sdk.exceptions import ParamValidationError
 from airflow.utils.db import initdb
 
+from mnist_tasks import config
 from mnist_tasks.config import RunConfig
 from mnist_tasks.errors import InputError
 from mnist_tasks.registry import ModelDirectory
@@ -110,12 +111,14 @@ def test_schedule_queue_and_pool_come_from_the_environment() -> None:
     assert parse(MNIST_SCHEDULE="")["schedule"] == "None"
 
 
-def test_the_form_has_every_setting_with_its_default(dag: DAG) -> None:
-    defaults = RunConfig()
+def test_the_form_has_every_parameter_with_its_default(dag: DAG) -> None:
+    sections = config.form()
 
-    assert {name: dag.params[name] for name in dag.params} == defaults.model_dump()
-    for section, group in RunConfig.GROUPS.items():
-        for name in group.model_fields:
+    assert {name: dag.params[name] for name in dag.params} == {
+        name: schema["default"] for fields in sections.values() for name, schema in fields.items()
+    }
+    for section, fields in sections.items():
+        for name in fields:
             schema = dag.params.get_param(name).schema
             assert schema["section"] == section
             assert schema["title"]
@@ -129,7 +132,7 @@ def test_the_form_refuses_bad_values_with_the_words_of_the_functions(
     with pytest.raises(ParamValidationError) as form:
         dag.params.get_param(name).resolve(value)
     with pytest.raises(InputError) as function:
-        RunConfig(**{name: value})
+        RunConfig.from_parameters({name: value})
 
     assert str(form.value).startswith(words)
     assert str(form.value).splitlines()[0] == str(function.value).removeprefix(f"{name}: ")
