@@ -17,7 +17,7 @@ help:
 	@echo "make up [PORT=8080]                        Airflow's UI and the nightly schedule, until Ctrl-C"
 	@echo "make test                                  all tests"
 	@echo "make check                                 style and types"
-	@echo "make bench                                 the DAG run against a plain Keras script, side by side"
+	@echo "make bench                                 the DAG run and each recipe against plain Keras scripts"
 	@echo "make lock                                  resolve requirements.txt and requirements-dev.txt anew"
 	@echo "make clean                                 remove the environment and caches; var/ with your models stays"
 
@@ -36,7 +36,8 @@ check: .venv/ready-dev
 	$(BIN)/mypy
 
 bench: .venv/ready-dev
-	$(BIN)/python tests/benchmarks/nightly.py
+	$(BIN)/python tests/benchmarks/nightly.py 3 var/benchmark-nightly.json
+	$(BIN)/python tests/benchmarks/training.py 5 var/benchmark-training.json
 
 .venv/ready: requirements.txt pyproject.toml scripts/setup.sh
 	+@exec sh scripts/setup.sh $(PYTHON) requirements.txt $@

@@ -181,7 +181,7 @@ def test_shifts_move_each_image_as_a_whole_and_evenly(images: Array) -> None:
 
     moved = np.asarray(layer(bordered, training=True))
 
-    found = collections.Counter()
+    found: collections.Counter[tuple[int, int]] = collections.Counter()
     for before, after in zip(bordered, moved, strict=True):
         found[
             next(

@@ -206,16 +206,8 @@ def test_a_recipe_gives_the_same_bits_twice_and_a_model_of_keras_own_parts(
         "assert 'mnist_tasks' not in sys.modules and model.compute_dtype == 'float32'\n"
         "print(model.evaluate(x, y, verbose=0)[1])"
     )
-    files = [str(Dataset(dataset).normalized_path("test")), str(dataset / "y_test.npy")]
-    command = [
-        sys.executable,
-        "-W",
-        "error::UserWarning",
-        "-c",
-        load,
-        str(workspace.run("again") / "model.keras"),
-        *files,
-    ]
+    arguments = [str(workspace.run("again") / "model.keras"), str(Dataset(dataset).normalized_path("test"))]
+    command = [sys.executable, "-W", "error::UserWarning", "-c", load, *arguments, str(dataset / "y_test.npy")]
     accuracy = subprocess.run(command, check=True, capture_output=True, text=True, cwd="/").stdout
     assert float(accuracy) > 0.6  # two epochs on 2,000 images
 

@@ -1,9 +1,14 @@
-"""What the DAG run is measured against: the same training as anyone would write it, in one process.
+"""What the project is measured against: the same training as anyone would write it, in one process.
 
-Prints the test accuracy and the peak memory in MB.
+Usage: python plain_script.py [SEED] [COMPILE OPTION=VALUE]. Prints JSON: the seconds of `fit`, the test accuracy, and
+the peak memory in MB.
 """
 
 from __future__ import annotations
+
+import json
+import sys
+import time
 
 import keras
 import numpy as np
@@ -11,6 +16,8 @@ import numpy as np
 from mnist_tasks.runtime import peak_memory_mb
 from mnist_tasks.sources import BUILTIN
 
+seed, *options = sys.argv[1:] or ["42"]
+keras.utils.set_random_seed(int(seed))
 with np.load(BUILTIN) as arrays:
     x_train, y_train, x_test, y_test = (arrays[name] for name in ("x_train", "y_train", "x_test", "y_test"))
 x_train, x_test = x_train / 255.0, x_test / 255.0
@@ -23,7 +30,14 @@ model = keras.Sequential(
         keras.layers.Dense(10, activation="softmax"),
     ]
 )
-model.compile(optimizer="adam", loss="sparse_categorical_crossentropy", metrics=["accuracy"])
+model.compile(
+    optimizer="adam",
+    loss="sparse_categorical_crossentropy",
+    metrics=["accuracy"],
+    **{name: json.loads(value) for name, value in (option.split("=") for option in options)},
+)
+start = time.perf_counter()
 model.fit(x_train, y_train, epochs=5, verbose=0)
+seconds = time.perf_counter() - start
 _, accuracy = model.evaluate(x_test, y_test, verbose=0)
-print(accuracy, peak_memory_mb())
+print(json.dumps({"seconds": seconds, "accuracy": accuracy, "peak MB": peak_memory_mb()}))
