@@ -223,4 +223,7 @@ def _as_in_the_recipe(name: str, schema: dict[str, Any]) -> dict[str, Any]:
         "default": None,
         "description": f"{schema['description']} If empty: {usual}.",
     }
-    return optional | ({"enum": [*schema["enum"], None]} if "enum" in schema else {})
+    if "enum" in schema:
+        # values_display is Airflow's: what its form shows for a value.
+        optional |= {"enum": [*schema["enum"], None], "values_display": {"null": "as in the recipe"}}
+    return optional

@@ -105,21 +105,25 @@ def fit(
         rows: the indices of the images to train on, shape (m,); all if None.
         validation_rows: the indices of images to measure after each epoch.
 
+    Whoever stops taking epochs early has the weights of the last step; moving averages of them (`use_ema`) are put in
+    place after the last epoch, as in `keras.Model.fit`.
+
     Raises:
         InputError: if images and labels do not fit the model, or a batch cannot be split evenly over the devices.
         TrainingDivergedError: as soon as the loss is no finite number, naming epoch and step.
     """
     rows = np.arange(len(labels)) if rows is None else rows
     replicas = model.distribute_strategy.num_replicas_in_sync
-    for size in (batch_size, len(rows) % batch_size):
+    held_out = 0 if validation_rows is None else len(validation_rows)
+    for size in (batch_size, len(rows) % batch_size, held_out % batch_size):
         if size % replicas:
             raise InputError(
                 f"a batch of {size:,} images cannot be split evenly over {replicas} devices; use a batch_size of which "
                 f"this is not the remainder, divisible by {replicas}"
             )
     build(model, images, labels)  # no variable can be made inside the graph
-    train_pass = Pass(model, model.train_step, images, labels, batch_size)
-    validate = Pass(model, model.test_step, images, labels, batch_size)
+    data = tuple(_on_devices(model.distribute_strategy, array) for array in (images, labels))
+    train_pass, validate = (Pass(model, step, data, batch_size) for step in (model.train_step, model.test_step))
     for number in range(first_epoch, epochs + 1):
         start = time.perf_counter()
         metrics, step, loss = train_pass(np.random.default_rng([seed, number]).permutation(rows))
@@ -129,7 +133,11 @@ def fit(
             )
         speed = len(rows) / (time.perf_counter() - start)
         if validation_rows is not None:
-            measured, _, _ = validate(validation_rows)
+            measured, _, loss = validate(validation_rows)
+            if not math.isfinite(loss):
+                raise TrainingDivergedError(
+                    f"the validation loss is {loss} after epoch {number}; use a lower learning rate"
+                )
             metrics |= {f"val_{name}": value for name, value in measured.items()}
         yield Epoch(number, metrics, time.perf_counter() - start, speed)
     with model.distribute_strategy.scope():
@@ -139,7 +147,8 @@ def fit(
 class Pass:
     """A step of a Keras model, over all batches of an order of images; compiled once."""
 
-    def __init__(self, model: keras.Model, step: Any, images: Array, labels: Array, batch_size: int) -> None:
+    def __init__(self, model: keras.Model, step: Any, data: tuple[Any, Any], batch_size: int) -> None:
+        """Of `step`, a method of `model`, on `data`: images and labels as `_on_devices` gives them."""
         import tensorflow as tf
 
         self.model = model
@@ -147,7 +156,6 @@ class Pass:
         self.steps = FIRST_CALL_STEPS
         strategy = model.distribute_strategy
         replicas = strategy.num_replicas_in_sync
-        data = _on_devices(strategy, images), _on_devices(strategy, labels)
 
         def replica_step(x: tf.Tensor, y: tf.Tensor, batch: tf.Tensor) -> tf.Tensor:
             if replicas == 1:
@@ -175,7 +183,7 @@ class Pass:
             )
             return done, loss
 
-        self._data = data
+        self.data = data
         self._run = tf.function(run, autograph=False)
 
     def __call__(self, order: Rows) -> tuple[dict[str, float], int, float]:
@@ -187,7 +195,7 @@ class Pass:
         while position < len(order) and math.isfinite(loss):
             start = time.perf_counter()
             end = min(position + self.steps * self.batch_size, len(order))
-            done, last = self._run(self._data, indices, tf.constant(position), tf.constant(end))
+            done, last = self._run(self.data, indices, tf.constant(position), tf.constant(end))
             position, loss = int(done), float(last)
             seconds = time.perf_counter() - start
             if seconds < CALL_SECONDS / 2:

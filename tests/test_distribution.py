@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -23,6 +24,7 @@ CONFIG = {"epochs": 2, "dropout": 0, "batch_size": 40, "validation_split": 0.1}
 SCRIPT = """
 import json, sys
 from pathlib import Path
+from typing import Any
 import tensorflow as tf
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * int(sys.argv[4])
@@ -91,7 +93,14 @@ def test_two_workers_give_the_result_of_one(dataset: Path, workspace: Workspace,
     check_same(run, single)
 
 
-def test_a_batch_that_cannot_be_split_evenly_is_refused(dataset: Path, workspace: Workspace) -> None:
-    words = output(start(dataset, workspace.run("odd"), 2, strategy="mirrored", batch_size=25))
+@pytest.mark.parametrize(
+    ("config", "images"),
+    [({"batch_size": 25}, 25), ({"validation_split": 0.1055}, 29)],
+    ids=["batch", "last batch"],
+)
+def test_a_batch_that_cannot_be_split_evenly_is_refused(
+    config: dict[str, Any], images: int, dataset: Path, workspace: Workspace
+) -> None:
+    words = output(start(dataset, workspace.run("odd"), 2, strategy="mirrored", **config))
 
-    assert words.startswith("a batch of 25 images cannot be split evenly over 2 devices; use a batch_size")
+    assert words.startswith(f"a batch of {images} images cannot be split evenly over 2 devices; use a batch_size")
