@@ -131,7 +131,7 @@ def distribution(name: str) -> tf.distribute.Strategy:
 
 
 def is_chief() -> bool:
-    """Whether this process writes the results: the first worker of the cluster in `TF_CONFIG`, or the only one."""
+    """Whether this process is the first worker of the cluster in `TF_CONFIG`, which writes the results."""
     task = json.loads(os.environ.get("TF_CONFIG", "{}")).get("task", {})
     return bool(task.get("type", "worker") in ("worker", "chief") and task.get("index", 0) == 0)
 

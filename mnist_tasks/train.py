@@ -75,11 +75,13 @@ def train(dataset_folder: Path, config: TrainConfig, run: Path) -> Trained:
     device = use_devices(config.device)
     use_threads(intra_op=1, inter_op=1 if config.architecture == "mlp" else 2)
     strategy = distribution(config.strategy)
-    log.info("training on the %s%s", device, "" if device.startswith("GPU") else ": TensorFlow sees no GPU")
+    writes = config.strategy != "multi_worker" or is_chief()
+    fallen_back = config.device == "auto" and device.startswith("CPU")
+    log.info("training on the %s%s", device, ": TensorFlow sees no GPU" if fallen_back else "")
     log.info("%s images, %s", f"{len(rows):,}", ", ".join(f"{name} {value}" for name, value in config))
     recipe = config.model_dump(exclude=NOT_IN_THE_RECIPE)
     origin = {"config": recipe, "dataset": dataset.digest, "library_versions": library_versions()}
-    checkpoint = Checkpoint(run / "checkpoint.npz", origin, writable=is_chief())
+    checkpoint = Checkpoint(run / "checkpoint.npz", origin, writable=writes)
 
     with _out_of_memory_named(config):
         with strategy.scope():
@@ -97,14 +99,14 @@ def train(dataset_folder: Path, config: TrainConfig, run: Path) -> Trained:
             rows=rows,
             validation_rows=validation_rows,
         )
-        events = EventFiles(run / "tensorboard", progress.epochs) if config.tensorboard and is_chief() else None
+        events = EventFiles(run / "tensorboard", progress.epochs) if config.tensorboard and writes else None
         while not progress.is_over(config):
             epoch = next(training)
             progress.add(epoch, model)
+            if events:  # before the checkpoint: a kill between the two then repeats an event, and loses none
+                events.write(epoch, float(model.optimizer.learning_rate))
             checkpoint.save(model, progress)
             _report(epoch, config)
-            if events:
-                events.write(epoch, float(model.optimizer.learning_rate))
     final = progress.epochs[-1]
     if config.patience:
         final = progress.best()
@@ -114,7 +116,7 @@ def train(dataset_folder: Path, config: TrainConfig, run: Path) -> Trained:
     published = published_model(config, model)
     digest = weights_sha256(published)
     seconds = sum(epoch.seconds for epoch in progress.epochs)
-    if is_chief():
+    if writes:
         write_atomically(run / MODEL, published.save)
         write_json(run / "history.json", [asdict(epoch) for epoch in progress.epochs])
         write_json(

@@ -93,6 +93,17 @@ def test_two_workers_give_the_result_of_one(dataset: Path, workspace: Workspace,
     check_same(run, single)
 
 
+def test_a_worker_of_a_cluster_that_trains_alone_writes_its_model(
+    dataset: Path, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    second = {"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 1}}
+    monkeypatch.setenv("TF_CONFIG", json.dumps(second))
+
+    train(dataset, TrainConfig(epochs=1), workspace.run("alone"))
+
+    assert (workspace.run("alone") / "model.keras").exists()
+
+
 @pytest.mark.parametrize(
     ("config", "images"),
     [({"batch_size": 25}, 25), ({"validation_split": 0.1055}, 29)],
