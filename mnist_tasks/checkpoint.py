@@ -31,10 +31,10 @@ class Progress:
     epochs: list[Epoch] = field(default_factory=list)
     best_weights: list[Array] = field(default_factory=list)
 
-    def add(self, epoch: Epoch, model: keras.Model) -> None:
+    def add(self, epoch: Epoch, model: keras.Model, config: TrainConfig) -> None:
         """Take in an epoch that the model has just been trained for."""
         self.epochs.append(epoch)
-        if "val_loss" in epoch.metrics and self.best() is epoch:
+        if config.patience and self.best() is epoch:
             self.best_weights = model.get_weights()
 
     def best(self) -> Epoch:

@@ -42,9 +42,9 @@ def cnn(config: TrainConfig, *, training: bool, blocks: tuple[tuple[int, ...], .
     """
     import keras
 
-    dtype = config.precision if training else "float32"
     from mnist_tasks import keras_parts
 
+    dtype = config.precision if training else "float32"
     normalization = keras_parts.BatchNormalization if training else keras.layers.BatchNormalization
     layers: list[keras.Layer] = [keras.layers.Reshape((*IMAGE_SHAPE, 1), dtype=dtype)]
     convolution, options = partial(keras.layers.Conv2D, padding="same", use_bias=False, dtype=dtype), (6, 2)

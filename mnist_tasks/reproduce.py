@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,8 +13,6 @@ from mnist_tasks.dataset import Dataset
 from mnist_tasks.registry import MODEL, Version
 from mnist_tasks.train import library_versions, train
 from mnist_tasks.workspace import Workspace
-
-log = logging.getLogger(__name__)
 
 
 def reproduce(version: Version, workspace: Workspace) -> list[str]:

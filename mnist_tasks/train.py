@@ -102,7 +102,7 @@ def train(dataset_folder: Path, config: TrainConfig, run: Path) -> Trained:
         events = EventFiles(run / "tensorboard", progress.epochs) if config.tensorboard and writes else None
         while not progress.is_over(config):
             epoch = next(training)
-            progress.add(epoch, model)
+            progress.add(epoch, model, config)
             if events:  # before the checkpoint: a kill between the two then repeats an event, and loses none
                 events.write(epoch, float(model.optimizer.learning_rate))
             checkpoint.save(model, progress)

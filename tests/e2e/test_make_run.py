@@ -18,6 +18,7 @@ import pytest
 
 from mnist_tasks.registry import ModelDirectory
 from mnist_tasks.workspace import PROJECT
+from tests.helpers import free_port
 
 RUN, UP = PROJECT / "scripts" / "run.py", PROJECT / "scripts" / "up.py"
 PROMOTED, REJECTED, FAILED = 0, 1, 2
@@ -179,8 +180,7 @@ def test_a_bad_port_is_named(text: str, tmp_path: Path) -> None:
 
 
 def test_the_ui_is_on_loopback_only_with_a_password_that_is_shown_once(home: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
+    port = free_port()
     process = start(UP, home, PORT=str(port))
     output = wait_for(process, "password")
 
