@@ -25,17 +25,16 @@ from typing import Any
 import httpx
 import psutil
 from filelock import FileLock, Timeout
+from keeper import STOP_SECONDS
 
 from mnist_tasks.workspace import PROJECT, Workspace
 
 HOST = "127.0.0.1"
 USER = "admin"
 START_SECONDS = 120  # a cold disk and a busy machine included
-STOP_SECONDS = 15
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
-# <linux/prctl.h>
-PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
+PR_SET_CHILD_SUBREAPER = 36  # <linux/prctl.h>
 
 
 class LaunchError(Exception):
@@ -59,6 +58,12 @@ class LocalAirflow:
         self.new_password = _new_password(passwords)
         self.environment = {**_without_airflow(os.environ), **_settings(home, port, passwords), **settings}
         self.services: dict[str, subprocess.Popen[bytes]] = {}
+        self.keeper = subprocess.Popen(
+            [sys.executable, str(Path(__file__).with_name("keeper.py"))],
+            stdin=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
 
     def command(self, *arguments: str) -> list[str]:
         return [sys.executable, "-m", "airflow", *arguments]
@@ -72,7 +77,7 @@ class LocalAirflow:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("wb") as log:
             # A session of its own: Ctrl-C reaches only this launcher, which then stops its services in order.
-            return subprocess.Popen(
+            process = subprocess.Popen(
                 self.command(*arguments),
                 env=self.environment,
                 cwd=PROJECT,
@@ -80,8 +85,9 @@ class LocalAirflow:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                preexec_fn=_die_with_parent,
             )
+        print(process.pid, file=self.keeper.stdin, flush=True)
+        return process
 
     def complete(self, name: str, process: subprocess.Popen[bytes]) -> None:
         """Wait for a command that `spawn` started to end well."""
@@ -265,19 +271,10 @@ def _migrate(airflow: LocalAirflow) -> None:
     stamp.write_text(current)
 
 
-def _prctl(option: int, value: int) -> None:
-    if ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0):
-        raise OSError(ctypes.get_errno(), f"prctl({option}, {value})")
-
-
-def _die_with_parent() -> None:
-    """In the child: get SIGTERM should the launcher be killed."""
-    _prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-
-
 def _become_subreaper() -> None:
     """Adopt what a service leaves behind, so that it can be found and stopped."""
-    _prctl(PR_SET_CHILD_SUBREAPER, 1)
+    if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER, 1)")
 
 
 def _stop_everything() -> None:
