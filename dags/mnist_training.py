@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import timedelta
 from typing import Any
 
-from airflow.sdk import Asset, Param, chain, dag, task
+from airflow.sdk import chain, dag, task
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
+from mnist_common import CHAMPION, Context, XCom, form, no_retry_for_bad_input
 
 from mnist_tasks import config
 from mnist_tasks.config import RunConfig
-from mnist_tasks.errors import TaskError
 from mnist_tasks.workspace import Workspace
 
 # Cron, in UTC; empty for runs by hand only.
@@ -24,40 +22,12 @@ SCHEDULE = os.environ.get("MNIST_SCHEDULE", "0 2 * * *") or None
 GPU_QUEUE = os.environ.get("MNIST_GPU_QUEUE", "default")
 GPU_POOL = os.environ.get("MNIST_GPU_POOL", "default_pool")
 
-# What Airflow fills in when the task runs: another task's return value, and a value from its context by name.
-XCom = Any
-Context = Any
-
-CHAMPION = Asset(
-    "mnist_champion",
-    uri=(Workspace.from_environment().models / "champion").as_uri(),
-    group="model",
-)
-
-
-def form() -> dict[str, Param]:
-    """The trigger form: a field for each parameter, in sections, with its default, bounds and words."""
-    return {
-        name: Param(field.pop("default"), description_md=field.pop("description"), section=section, **field)
-        for section, fields in config.form().items()
-        for name, field in fields.items()
-    }
-
-
-@contextmanager
-def no_retry_for_bad_input() -> Iterator[None]:
-    """Fail at once where a retry would fail the same way."""
-    try:
-        yield
-    except TaskError as error:
-        raise AirflowFailException(str(error)) from error
-
 
 @dag(
     schedule=SCHEDULE,
     catchup=False,
     max_active_runs=1,
-    params=form(),
+    params=form(config.form()),
     tags=["mnist", "training"],
     default_args={
         "retries": 2,
@@ -75,13 +45,14 @@ def mnist_training() -> None:
     |---|---|---|
     | **load** | the data source | `datasets/<digest>/`, once for each content |
     | **normalize** | the raw images | the same as float32 in [0, 1], once |
-    | **train** | the normalized training images | `runs/<run id>/model.keras`, `history.json`, `training.json` |
-    | **evaluate** | the test images, the candidate, the champion | `runs/<run id>/evaluation.json` |
+    | **train** | the normalized training images | `runs/<run id>/`: `model.keras`, `saved_model`, `training.json` |
+    | **evaluate** | the test images, the candidate, the champion | `runs/<run id>/`: `evaluation.json`, `figures` |
     | **promote** | the evaluation | `runs/<run id>/decision.json`; if approved `models/<version>/`, `models/champion` |
 
-    *promote* is **skipped** when the gate rejects the candidate: the reason is the last line of its log and in
-    `decision.json`, and the champion stays. Load the champion with
-    `keras.models.load_model("<MNIST_HOME>/models/champion/model.keras")`.
+    *promote* is **skipped** (or fails, with `on_rejection=fail`) when the gate rejects the candidate: the reason is the
+    last line of its log and in `decision.json`, and the champion stays. It **fails** when the candidate or the champion
+    cannot be trusted. Load the champion with `keras.models.load_model("<MNIST_HOME>/models/champion/model.keras")`; go
+    back to an older model with the DAG `mnist_rollback`.
     """
 
     @task(multiple_outputs=False)
@@ -130,7 +101,8 @@ def mnist_training() -> None:
         config, workspace = RunConfig.from_parameters(params), Workspace.from_environment()
         outcome = asdict(promote(workspace.run(run_id), workspace.models, config.gate))
         if not outcome["promoted"]:
-            raise AirflowSkipException(outcome["reason"])
+            rejection = AirflowFailException if config.gate.on_rejection == "fail" else AirflowSkipException
+            raise rejection(outcome["reason"])
         outlet_events[CHAMPION].extra = {"run_id": run_id, **outcome}
         return outcome
 

@@ -1,4 +1,4 @@
-"""What a user can set for one run: the data source, the recipe and its details, and the gate's policy."""
+"""What a user can set for one run: data source, recipe and its details, the gate's policy; and for a rollback."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import Field, model_validator
+from pydantic import Field, WithJsonSchema, model_validator
 
 from mnist_tasks.errors import InputError
 from mnist_tasks.gate import Policy
@@ -191,6 +191,25 @@ class RunConfig:
             TrainConfig(**{**recipe, **given(TrainConfig.model_fields)}),
             Policy(**given(Policy.model_fields)),
         )
+
+
+class RollbackConfig(Settings):
+    """What a rollback needs to know."""
+
+    version: Annotated[int | None, WithJsonSchema({"type": ["integer", "null"], "minimum": 1})] = Field(
+        None, title="Version", description="The version to go back to. If empty: the one before the champion."
+    )
+    reason: str = Field(
+        min_length=1,
+        max_length=500,
+        title="Reason",
+        description="Who goes back and why; for the history and the model card.",
+    )
+
+    @classmethod
+    def form(cls) -> dict[str, dict[str, dict[str, Any]]]:
+        """As `form`, for a rollback."""
+        return {"Rollback": _properties(cls)}
 
 
 def form() -> dict[str, dict[str, dict[str, Any]]]:

@@ -16,6 +16,7 @@ from mnist_tasks.errors import InputError
 
 DIGITS = 10
 IMAGE_SHAPE = (28, 28)
+PIXEL_MAX = 255
 ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 
 Split = Literal["train", "test"]

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from mnist_tasks.errors import ModelError
+
 
 def fsync(path: Path) -> None:
     """Wait until a file's bytes, or a folder's entries, are on the disk."""
@@ -41,10 +43,23 @@ def to_json(value: Any) -> str:
 
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as JSON in one step."""
-    write_atomically(path, lambda temporary: _write_text(temporary, to_json(value)))
+    write_atomically(path, lambda temporary: write_text(temporary, to_json(value)))
 
 
-def _write_text(path: Path, text: str) -> None:
+def read_json(path: Path, task: str) -> Any:
+    """The content of a JSON file that the named task wrote.
+
+    Raises:
+        ModelError: if it cannot be read.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path} cannot be read: {error}; clear the {task} task to write it again") from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write text in place, for `write_atomically`."""
     path.write_text(text, encoding="utf-8")
 
 
@@ -70,9 +85,12 @@ def new_folder(target: Path) -> Iterator[Path]:
 
 
 def remove_staging_folders(parent: Path) -> None:
-    """Remove what a killed `new_folder` left in `parent`; the caller holds the lock on it."""
+    """Remove what a killed writer left in `parent`; the caller holds the lock on it."""
     for staging in parent.glob(".staging-*"):
-        shutil.rmtree(staging)
+        if staging.is_symlink():
+            staging.unlink()
+        else:
+            shutil.rmtree(staging)
 
 
 def sha256(path: Path) -> str:

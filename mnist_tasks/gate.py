@@ -2,55 +2,147 @@
 
 Semantics are those of TensorFlow Model Analysis: bounds are inclusive; a change check compares candidate minus
 champion, both measured on the same images; with no champion yet, change checks are skipped and value checks still hold;
-a metric that is missing or not a number fails its check. Every check is evaluated, so that a decision names all that
-is wrong.
+a metric that is missing or no number of its range fails its check. Every check is evaluated, so that a decision names
+all that is wrong.
+
+Quality can be overruled by a person who gives a reason. Integrity cannot: a model that does not load, whose files
+disagree or whose champion cannot be measured is refused whatever the policy says.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal, TypeGuard
+import numbers
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from mnist_tasks.settings import Settings
+from mnist_tasks.errors import InputError
+from mnist_tasks.settings import Settings, one_of
+
+DIGITS = 10  # as in `dataset`, which imports NumPy
 
 # Accuracies are fractions k/n, so that 0.978 - 0.980 is -0.0020000000000000018 in binary floating point. The slack
 # keeps the bounds inclusive; it is far below the smallest step of any accuracy (1/10,000 on MNIST's test set).
 SLACK = 1e-9
 
+LONGEST = 40  # characters of a value in a message
+
+# More failures than these are counted in the reason; the decision has them all.
+NAMED_FAILURES = 3
+
+OVERALL, INTEGRITY = "overall", "integrity"
+
+Outcome = Literal["promoted", "rejected", "refused"]
 Verdict = Literal["passed", "failed", "skipped"]
 
 
 class Policy(Settings):
-    """What the gate asks of a candidate."""
+    """What the gate asks of a candidate; all shares are fractions of the test images."""
 
     min_accuracy: float = Field(
-        0.97, ge=0, le=1, title="Minimum accuracy", description="On the test set; a candidate below it is rejected."
+        0.97, ge=0, le=1, title="Minimum accuracy", description="A candidate below it is rejected."
+    )
+    max_accuracy: float = Field(
+        0.9985,
+        ge=0,
+        le=1,
+        title="Suspicious accuracy",
+        description="A candidate above it is rejected: it is better than any single network known, so that test images "
+        "have probably got into its training.",
+    )
+    max_loss: float = Field(
+        0.3, ge=0, title="Maximum loss", description="Mean cross-entropy, in nats; a candidate above it is rejected."
+    )
+    min_digit_recall: float = Field(
+        0.93,
+        ge=0,
+        le=1,
+        title="Minimum recall of a digit",
+        description="Share of each digit's images that must be recognized.",
+    )
+    min_digit_precision: float = Field(
+        0.93,
+        ge=0,
+        le=1,
+        title="Minimum precision of a digit",
+        description="Share of the images taken for a digit that must be that digit.",
     )
     max_regression: float = Field(
-        0.002,
+        0.004,
         ge=0,
         le=1,
         title="Allowed regression",
-        description="How far the candidate's test accuracy may lie below the champion's, both measured in this run.",
+        description="How far the candidate's accuracy may lie below the champion's, both measured in this run.",
     )
+    max_digit_regression: float = Field(
+        0.04,
+        ge=0,
+        le=1,
+        title="Allowed regression of a digit",
+        description="How far the candidate's recall of a digit may lie below the champion's.",
+    )
+    max_loss_increase: float = Field(
+        0.01,
+        ge=0,
+        title="Allowed increase of the loss",
+        description="How far the candidate's loss may lie above the champion's, in nats. Shows wrong labels long "
+        "before the accuracy does. Skipped if the two were trained for different losses, as with label smoothing.",
+    )
+    min_support: int = Field(
+        100,
+        ge=1,
+        le=1_000_000,
+        title="Minimum support",
+        description="A digit with fewer test images is not judged by itself: chance would decide.",
+    )
+    on_rejection: Annotated[str, one_of("skip", "fail")] = Field(
+        "skip",
+        title="On rejection",
+        description="`skip`: the task promote is skipped, the run succeeds; `fail`: both fail.",
+    )
+    force: bool = Field(
+        False,
+        title="Force",
+        description="Publish in spite of failed quality checks. Never overrules an integrity check. Needs a reason.",
+    )
+    force_reason: str = Field(
+        "",
+        max_length=500,
+        title="Reason to force",
+        description="Who decided so and why; it goes into the decision, the history and the model card.",
+    )
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Policy:
+        if self.min_accuracy > self.max_accuracy:
+            raise InputError(
+                f"min_accuracy: {self.min_accuracy} is above max_accuracy, {self.max_accuracy}, so that no model could "
+                "pass; lower the one or raise the other"
+            )
+        if self.force and not self.force_reason.strip():
+            raise InputError("force: a reason is needed; set force_reason to who decided so and why")
+        if self.force_reason and not self.force:
+            raise InputError(f"force_reason: {self.force_reason!r} without force; set force=true, or leave it out")
+        return self
 
 
 @dataclass(frozen=True)
 class Check:
     """One rule and how the candidate stood against it.
 
-    `value` is what was compared with `bound` (for a change check candidate minus champion), `baseline` the champion's
-    metric; either is None where there is no finite number.
+    `rule` is the policy's field, or `integrity`; `slice` is `overall` or a digit. `value` is what was compared with
+    `bound` (for a change check candidate minus champion), `baseline` the champion's metric; each is None where there is
+    no finite number.
     """
 
-    name: str
+    rule: str
     metric: str
+    slice: str
     value: float | None
-    bound: float
+    bound: float | None
     baseline: float | None
     verdict: Verdict
     message: str
@@ -58,66 +150,208 @@ class Check:
 
 @dataclass(frozen=True)
 class Decision:
-    """The outcome of the gate: promoted if and only if no check failed."""
+    """The outcome of the gate and every check.
 
-    promoted: bool
+    `rejected` is a matter of quality, `refused` one of integrity; `forced` is a promotion in spite of failed checks.
+    """
+
+    outcome: Outcome
+    forced: bool
     reason: str
     checks: tuple[Check, ...]
 
+    @property
+    def promoted(self) -> bool:
+        return self.outcome == "promoted"
 
-def decide(candidate: Mapping[str, float], champion: Mapping[str, float] | None, policy: Policy) -> Decision:
+
+def decide(candidate: Mapping[str, Any], champion: Mapping[str, Any] | None, policy: Policy) -> Decision:
     """Whether the candidate may become champion.
 
     Args:
-        candidate: the candidate's metrics by name, `accuracy` among them (a fraction).
-        champion: the champion's metrics on the same test images, or None if there is no champion yet.
+        candidate: its part of `evaluation.json`: `accuracy`, `loss`, `digits` (with `digit`, `support`, `recall` and
+            `precision`), `dataset` (the digest of the data it was measured on), `objective` (what it was trained to
+            minimize) and `integrity`, a sequence of mappings with `metric`, `value`, `bound`, `passed` and `message`.
+        champion: the champion's in the same form, or None if there is no champion yet.
         policy: the bounds.
     """
-    checks = (
-        _minimum("accuracy", candidate, policy.min_accuracy),
-        _change("accuracy", candidate, champion, -policy.max_regression),
+    integrity = [*_integrity("candidate", candidate)]
+    if champion is not None:
+        integrity += [*_integrity("champion", champion), _same_images(candidate, champion)]
+    quality = [
+        floor := _minimum("min_accuracy", "accuracy", OVERALL, candidate, policy.min_accuracy),
+        _maximum("max_accuracy", "accuracy", candidate, policy.max_accuracy),
+        _maximum("max_loss", "loss", candidate, policy.max_loss),
+        accuracy_change := _change("max_regression", "accuracy", OVERALL, candidate, champion, policy.max_regression),
+        _loss_increase(candidate, champion, policy.max_loss_increase),
+    ]
+    digit_floors = {"recall": policy.min_digit_recall, "precision": policy.min_digit_precision}
+    for digit in range(DIGITS):
+        of_candidate, of_champion = _digit(candidate, digit), champion and _digit(champion, digit)
+        for metric, minimum in digit_floors.items():
+            check = _minimum(f"min_digit_{metric}", metric, str(digit), of_candidate, minimum)
+            quality.append(_if_supported(check, policy, of_candidate))
+        allowed = policy.max_digit_regression
+        check = _change("max_digit_regression", "recall", str(digit), of_candidate, of_champion, allowed)
+        quality.append(_if_supported(check, policy, of_candidate))
+
+    broken, bad = ([check.message for check in checks if check.verdict == "failed"] for checks in (integrity, quality))
+    checks = (*integrity, *quality)
+    if broken:
+        return Decision("refused", False, _several(broken), checks)
+    if bad and policy.force:
+        return Decision("promoted", True, f"forced ({policy.force_reason}) although {_several(bad)}", checks)
+    if bad:
+        return Decision("rejected", False, _several(bad), checks)
+    return Decision("promoted", False, f"{floor.message}; {accuracy_change.message}", checks)
+
+
+def _integrity(whose: str, evaluation: Mapping[str, Any]) -> Iterator[Check]:
+    """The integrity checks that were made when the model was evaluated; none at all is a failure."""
+    made = _entries(evaluation, "integrity")
+    if not made:
+        yield Check(INTEGRITY, whose, OVERALL, None, None, None, "failed", f"the {whose}'s integrity was not checked")
+    for check in made:
+        verdict: Verdict = "passed" if check.get("passed") is True else "failed"
+        value, bound = _number(check.get("value")), _number(check.get("bound"))
+        message = f"the {whose}: {check.get('message')}"
+        yield Check(INTEGRITY, f"{whose} {check.get('metric')}", OVERALL, value, bound, None, verdict, message)
+
+
+def _same_images(candidate: Mapping[str, Any], champion: Mapping[str, Any]) -> Check:
+    """Two scores can be compared only if they are of the same images."""
+    ours, theirs = candidate.get("dataset"), champion.get("dataset")
+    same = ours is not None and ours == theirs
+    message = (
+        "candidate and champion were measured on the same images"
+        if same
+        else f"the candidate was measured on dataset {ours}, the champion on {theirs}, so that they cannot be compared"
     )
-    failures = [check.message for check in checks if check.verdict == "failed"]
-    reasons = failures or [check.message for check in checks]
-    return Decision(not failures, "; ".join(dict.fromkeys(reasons)), checks)
+    return Check(INTEGRITY, "dataset", OVERALL, None, None, None, "passed" if same else "failed", message)
 
 
-def _minimum(metric: str, candidate: Mapping[str, float], bound: float) -> Check:
-    value = candidate.get(metric)
-    if not _is_number(value):
-        return _no_number(f"min_{metric}", metric, f"the candidate's {metric}", value, bound)
+def _digit(evaluation: Mapping[str, Any], digit: int) -> Mapping[str, Any]:
+    """One digit's part of an evaluation; empty if there is none."""
+    return next((entry for entry in _entries(evaluation, "digits") if entry.get("digit") == digit), {})
+
+
+def _entries(evaluation: Mapping[str, Any], name: str) -> list[Mapping[str, Any]]:
+    """The list of mappings under a name; empty if there is anything else."""
+    entries = evaluation.get(name)
+    if not isinstance(entries, list | tuple) or not all(isinstance(entry, Mapping) for entry in entries):
+        return []
+    return list(entries)
+
+
+def _if_supported(check: Check, policy: Policy, measured: Mapping[str, Any]) -> Check:
+    """The check, skipped if there are too few images of its digit for it to mean anything."""
+    support = _number(measured.get("support"))
+    if support is None or not 0 <= support < policy.min_support:
+        return check
+    message = f"{_what(check.metric, check.slice)} rests on {support:g} images, fewer than {policy.min_support}"
+    return replace(check, verdict="skipped", message=message)
+
+
+def _minimum(rule: str, metric: str, slice_: str, measured: Mapping[str, Any], bound: float) -> Check:
+    value = _metric(metric, measured)
+    if value is None:
+        return _no_number(rule, metric, slice_, "candidate", measured, bound)
     passed = value >= bound - SLACK
-    relation = "reaches" if passed else "is below"
-    message = f"{metric} {_exact(value)} {relation} the minimum of {_exact(bound)}"
-    return Check(f"min_{metric}", metric, value, bound, None, "passed" if passed else "failed", message)
+    (value_text, bound_text), relation = _texts(value, bound), "reaches" if passed else "is below"
+    message = f"{_what(metric, slice_)} {value_text} {relation} the minimum of {bound_text}"
+    return Check(rule, metric, slice_, value, bound, None, "passed" if passed else "failed", message)
 
 
-def _change(metric: str, candidate: Mapping[str, float], champion: Mapping[str, float] | None, bound: float) -> Check:
-    name, value = f"{metric}_change", candidate.get(metric)
+def _maximum(rule: str, metric: str, measured: Mapping[str, Any], bound: float) -> Check:
+    value = _metric(metric, measured)
+    if value is None:
+        return _no_number(rule, metric, OVERALL, "candidate", measured, bound)
+    passed = value <= bound + SLACK
+    (value_text, bound_text), relation = _texts(value, bound), "is within" if passed else "is above"
+    message = f"{metric} {value_text} {relation} the maximum of {bound_text}"
+    return Check(rule, metric, OVERALL, value, bound, None, "passed" if passed else "failed", message)
+
+
+def _change(
+    rule: str,
+    metric: str,
+    slice_: str,
+    measured: Mapping[str, Any],
+    champion: Mapping[str, Any] | None,
+    tolerance: float,
+) -> Check:
+    """Whether the candidate is worse than the champion by no more than the tolerance."""
+    bound = tolerance if metric == "loss" else 0 - tolerance  # and not -0.0
     if champion is None:
-        return Check(name, metric, None, bound, None, "skipped", "no champion yet to compare with")
-    baseline = champion.get(metric)
-    if not _is_number(baseline):
-        return _no_number(name, metric, f"the champion's {metric}", baseline, bound)
-    if not _is_number(value):
-        return _no_number(name, metric, f"the candidate's {metric}", value, bound)
+        return Check(rule, metric, slice_, None, bound, None, "skipped", "no champion yet to compare with")
+    value, baseline = _metric(metric, measured), _metric(metric, champion)
+    if baseline is None:
+        return _no_number(rule, metric, slice_, "champion", champion, bound)
+    if value is None:
+        return _no_number(rule, metric, slice_, "candidate", measured, bound)
     change = value - baseline
-    passed = change >= bound - SLACK
-    message = f"{metric} {_exact(value)} against the champion's {_exact(baseline)}, a change of {change:+.4f}, " + (
-        f"is within the allowed {bound:+.4f}" if passed else f"is worse than the allowed {bound:+.4f}"
+    passed = change <= bound + SLACK if metric == "loss" else change >= bound - SLACK
+    value_text, baseline_text = _texts(value, baseline)
+    change_text, bound_text = _texts(change, bound, sign="+")
+    message = (
+        f"{_what(metric, slice_)} {value_text} against the champion's {baseline_text}, a change of {change_text}, "
+        f"is {'within' if passed else 'worse than'} the allowed {bound_text}"
     )
-    return Check(name, metric, change, bound, baseline, "passed" if passed else "failed", message)
+    return Check(rule, metric, slice_, change, bound, baseline, "passed" if passed else "failed", message)
 
 
-def _is_number(value: float | None) -> TypeGuard[float]:
-    return value is not None and math.isfinite(value)
+def _loss_increase(candidate: Mapping[str, Any], champion: Mapping[str, Any] | None, bound: float) -> Check:
+    """The change of the loss, which means something only between models that were trained to minimize the same."""
+    ours, theirs = candidate.get("objective"), (champion or {}).get("objective")
+    if ours is not None and theirs is not None and ours != theirs:
+        message = f"the candidate was trained for {ours}, the champion for {theirs}: their losses cannot be compared"
+        return Check("max_loss_increase", "loss", OVERALL, None, bound, None, "skipped", message)
+    return _change("max_loss_increase", "loss", OVERALL, candidate, champion, bound)
 
 
-def _no_number(name: str, metric: str, whose: str, found: float | None, bound: float) -> Check:
-    message = f"{whose} is {'missing' if found is None else f'{found}, not a finite number'}"
-    return Check(name, metric, None, bound, None, "failed", message)
+def _metric(metric: str, measured: Mapping[str, Any]) -> float | None:
+    """The metric, or None if it is no number that it could be: a loss is not negative, a share within [0, 1]."""
+    value = _number(measured.get(metric))
+    highest = math.inf if metric == "loss" else 1
+    return value if value is not None and 0 <= value <= highest else None
 
 
-def _exact(value: float) -> str:
-    """At least four decimals, and more where rounding would make two different values look the same."""
-    return max(f"{value:.4f}", f"{value:.6g}", key=len)
+def _number(value: Any) -> float | None:
+    """The finite number that a value is, or None."""
+    if not isinstance(value, numbers.Real) or isinstance(value, bool):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _no_number(rule: str, metric: str, slice_: str, whose: str, measured: Mapping[str, Any], bound: float) -> Check:
+    found = measured.get(metric)
+    try:
+        problem = "missing" if found is None else f"{repr(found)[:LONGEST]}, which it cannot be"
+    except ValueError:  # Python refuses to write an integer of more than some thousand digits
+        problem = "an integer of thousands of digits, which it cannot be"
+    message = f"the {whose}'s {_what(metric, slice_)} is {problem}"
+    return Check(rule, metric, slice_, None, bound, None, "failed", message)
+
+
+def _what(metric: str, slice_: str) -> str:
+    return metric if slice_ == OVERALL else f"{metric} of digit {slice_}"
+
+
+def _several(messages: Sequence[str]) -> str:
+    """The first messages, each once, and how many more there are."""
+    distinct = list(dict.fromkeys(messages))
+    named, more = distinct[:NAMED_FAILURES], len(distinct[NAMED_FAILURES:])
+    return "; ".join(named + [f"and {more} more failed check{'s' if more > 1 else ''}"] * bool(more))
+
+
+def _texts(first: float, second: float, sign: str = "") -> tuple[str, str]:
+    """Two numbers with as many decimals as it takes to tell them apart, four at least."""
+    for decimals in range(4, 18):
+        texts = (f"{first:{sign}.{decimals}f}", f"{second:{sign}.{decimals}f}")
+        if texts[0] != texts[1] or abs(first - second) <= SLACK:
+            break
+    return texts if max(map(len, texts)) < LONGEST else (f"{first:{sign}g}", f"{second:{sign}g}")

@@ -35,7 +35,7 @@ def import_tensorflow() -> None:
     spec = importlib.util.find_spec("tensorflow")
     if spec is None or not spec.submodule_search_locations:
         return
-    folder = Path(spec.submodule_search_locations[0])
+    folder = Path(spec.submodule_search_locations[0]).resolve()  # as the kernel names mappings
     for name in LIBRARIES:
         if (folder / name).exists():
             ctypes.CDLL(str(folder / name))

@@ -1,4 +1,4 @@
-"""Architectures by name, and the two models made of one: the one that is trained and the one that is published.
+"""Architectures by name, and what is made of one: the model that is trained, the one that is published, its SavedModel.
 
 A new architecture is a function here that returns its layers, and its line in `ARCHITECTURES`. Importing this module
 does not import Keras; building a model does.
@@ -9,9 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mnist_tasks.dataset import DIGITS, IMAGE_SHAPE
+from mnist_tasks.dataset import DIGITS, IMAGE_SHAPE, PIXEL_MAX
 
 if TYPE_CHECKING:
     import keras
@@ -113,6 +114,23 @@ def published_model(config: TrainConfig, trained: keras.Model) -> keras.Model:
     model.compile(config.optimizer, config.loss, metrics=["accuracy"])
     model.optimizer.build(model.trainable_variables)  # or Keras warns when the model is loaded
     return model
+
+
+def export(model: keras.Model, folder: Path) -> None:
+    """Write a published model as a SavedModel, for TF Serving.
+
+    Its signature `serving_default` takes raw `images`, uint8 of shape (n, 28, 28), 0 for background to 255 for ink,
+    normalizes them as `normalize` does and gives `probabilities`, float32 of shape (n, 10).
+    """
+    import tensorflow as tf
+
+    def serve(images: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"probabilities": model(tf.cast(images, tf.float32) / PIXEL_MAX, training=False)}
+
+    images = tf.TensorSpec((None, *IMAGE_SHAPE), tf.uint8, name="images")
+    module = tf.Module()
+    module.weights = [weight.value for weight in model.weights]
+    tf.saved_model.save(module, folder, signatures={"serving_default": tf.function(serve, input_signature=[images])})
 
 
 def _probabilities() -> keras.Layer:

@@ -9,14 +9,13 @@ from pathlib import Path
 import numpy as np
 from filelock import FileLock
 
-from mnist_tasks.dataset import Dataset, Float32, Split, UInt8, write_array
+from mnist_tasks.dataset import PIXEL_MAX, Dataset, Float32, Split, UInt8, write_array
 from mnist_tasks.errors import InputError
 from mnist_tasks.files import write_atomically
 from mnist_tasks.runtime import reported
 
 log = logging.getLogger(__name__)
 
-PIXEL_MAX = 255
 CHUNK = 4096  # images at a time: 13 MB of float32
 
 

@@ -1,12 +1,18 @@
 """The model directory: complete numbered versions, a `champion` link to the approved one, and the history of the link.
 
-    models/1/ 2/ 3/ ...     a version: model.keras, metadata.json, evaluation.json, decision.json; never changed
+    models/1/ 2/ 3/ ...     versions, never changed: a SavedModel as TF Serving loads it (saved_model.pb, variables/),
+                            model.keras, model_card.md, metadata.json, evaluation.json, decision.json, history.json,
+                            figures/, golden.npz (images and the probabilities they got)
     models/champion -> 3    relative link, moved in one step
-    models/history.jsonl    one line for each move: when, from, to, why, by which run
+    models/history.jsonl    one line for each move of the link: when, from, to, why, by which run; and for each pruning
+    models/pruned/1/        what is kept of a pruned version: its documents
 
 A reader who follows `champion` finds a complete model at every instant: a version is filled in a hidden folder, brought
-to the disk and renamed; only then does the link move. TF Serving can read this folder, as it skips all names that are
-no integers.
+to the disk and renamed; only then does the link move; only then is the move recorded. A crash between the last two is
+no gap: `history` reads what is missing from the link itself, and the next writer records it.
+
+TF Serving takes the children whose names are integers for versions, and serves the largest. So going back to an older
+model publishes it again under a new number, as hard links.
 """
 
 from __future__ import annotations
@@ -14,8 +20,10 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -23,12 +31,21 @@ from typing import Any
 
 from filelock import FileLock
 
-from mnist_tasks.errors import ModelError
-from mnist_tasks.files import fsync, new_folder, remove_staging_folders, sha256, write_json
+from mnist_tasks.errors import InputError, ModelError
+from mnist_tasks.files import fsync, new_folder, remove_staging_folders, sha256, to_json, write_atomically, write_text
+from mnist_tasks.load_test import load_test
+from mnist_tasks.model_card import model_card
 
 log = logging.getLogger(__name__)
 
-MODEL = "model.keras"
+MODEL, SAVED_MODEL, GOLDEN = "model.keras", "saved_model", "golden.npz"
+METADATA, EVALUATION, DECISION, CARD = "metadata.json", "evaluation.json", "decision.json", "model_card.md"
+
+NUMBER = re.compile(r"[1-9][0-9]*")  # a version's folder
+DAMAGED = ".damaged-"  # and before it, once it is moved aside
+
+REPAIR = "python -m mnist_tasks models repair"
+WAY_OUT = f"; restore it from a backup, or run {REPAIR}"
 
 
 @dataclass(frozen=True)
@@ -48,33 +65,44 @@ class Version:
         Raises:
             ModelError: if it cannot be read.
         """
-        path = self.folder / "metadata.json"
+        return self._document(METADATA)
+
+    def evaluation(self) -> dict[str, Any]:
+        """What `evaluation.json` says; raises a `ModelError` if it cannot be read."""
+        return self._document(EVALUATION)
+
+    def decision(self) -> dict[str, Any]:
+        """What `decision.json` says; raises a `ModelError` if it cannot be read."""
+        return self._document(DECISION)
+
+    def card(self) -> str:
+        """The model card, Markdown; raises a `ModelError` if it cannot be read."""
+        path = self.folder / CARD
         try:
-            metadata: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            return path.read_text(encoding="utf-8")
+        except OSError as error:
+            raise ModelError(f"version {self.number} is damaged: {path} cannot be read: {error}{WAY_OUT}") from error
+
+    def _document(self, name: str) -> dict[str, Any]:
+        path = self.folder / name
+        try:
+            document = json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(document, dict):
+                raise ValueError("it holds no JSON object")
         except (OSError, ValueError) as error:
-            raise ModelError(f"version {self.number} is damaged: {path}: {error}; restore it from a backup") from error
-        return metadata
+            raise ModelError(f"version {self.number} is damaged: {path} cannot be read: {error}{WAY_OUT}") from error
+        return document
 
-    def verify(self) -> None:
-        """Compare the files with the digests taken when they were published.
-
-        Raises:
-            ModelError: naming the first file that is missing or has changed.
-        """
-        for name, expected in self.metadata()["sha256"].items():
-            path = self.folder / name
-            try:
-                found = sha256(path)
-            except OSError as error:
-                raise ModelError(
-                    f"version {self.number} is damaged: {path} cannot be read: {error.strerror}; restore it from a "
-                    "backup, or point the champion link at another version"
-                ) from error
-            if found != expected:
-                raise ModelError(
-                    f"version {self.number} is damaged: {path} has SHA-256 {found}, but {expected} was published; "
-                    "restore it from a backup, or point the champion link at another version"
-                )
+    def changed(self, name: str, digest: str) -> str | None:
+        """What is wrong with one of its files if it is not the one that was published with this digest."""
+        path = self.folder / name
+        try:
+            found = sha256(path)
+        except OSError as error:
+            return f"version {self.number} is damaged: {path} cannot be read: {error.strerror}"
+        if found == digest:
+            return None
+        return f"version {self.number} is damaged: {path} has SHA-256 {found}, but {digest} was published"
 
 
 class ModelDirectory:
@@ -87,32 +115,37 @@ class ModelDirectory:
     def link(self) -> Path:
         return self.root / "champion"
 
+    @property
+    def history_path(self) -> Path:
+        return self.root / "history.jsonl"
+
     def versions(self) -> list[Version]:
         """All published versions, the oldest first."""
         if not self.root.is_dir():
             return []
-        numbers = (path for path in self.root.iterdir() if path.name.isdecimal() and path.is_dir())
+        numbers = (path for path in self.root.iterdir() if NUMBER.fullmatch(path.name) and path.is_dir())
         return sorted((Version(int(path.name), path) for path in numbers), key=lambda version: version.number)
 
     def champion(self) -> Version | None:
         """The version that users load now, or None if none was ever promoted.
 
         Raises:
-            ModelError: if the link leads to no version.
+            ModelError: if the link leads to no version, or is missing although the history knows a champion.
         """
         try:
             target = self.link.readlink()
         except FileNotFoundError:
+            if number := last_champion(self.recorded()):
+                raise ModelError(
+                    f"{self.link} is missing, but version {number} is champion by the history; run {REPAIR}"
+                ) from None
             return None
         except OSError as error:
-            raise ModelError(
-                f"{self.link} is no link to a version: {error.strerror}; remove it or restore it"
-            ) from error
+            raise ModelError(f"{self.link} is no link to a version: {error.strerror}; run {REPAIR}") from error
         folder = self.root / target
-        if not (str(target).isdecimal() and folder.is_dir()):
+        if not (NUMBER.fullmatch(str(target)) and folder.is_dir()):
             raise ModelError(
-                f"{self.link} leads to {str(target)!r}, which is no version in {self.root}; restore that folder, or "
-                "point the link at one of " + (", ".join(str(version.number) for version in self.versions()) or "none")
+                f"{self.link} leads to {str(target)!r}, which is no version in {self.root}; restore it, or run {REPAIR}"
             )
         return Version(int(str(target)), folder)
 
@@ -129,104 +162,342 @@ class ModelDirectory:
         return found
 
     def history(self) -> list[dict[str, Any]]:
-        """Each move of the champion link, the oldest first; a line that a crash cut short is left out and logged."""
-        path = self.root / "history.jsonl"
-        if not path.exists():
-            return []
-        events = []
-        for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
-            try:
-                events.append(json.loads(line))
-            except ValueError:
-                log.warning("%s: line %d is damaged and left out: %r", path, number, line[:80])
-        return events
+        """Each move of the champion link and each pruning, the oldest first.
+
+        A move that is not recorded yet, after a crash or one by hand, is the last event; a damaged line is left out and
+        logged.
+        """
+        events = self.recorded()
+        move = self._unrecorded_move(events)
+        return [*events, move] if move else events
+
+    def who_was_champion(self, at: datetime) -> int | None:
+        """The number of the version that was champion at a time (with a time zone), or None if there was none."""
+        moves = [event for event in self.history() if "to" in event and datetime.fromisoformat(event["time"]) <= at]
+        return last_champion(moves)
+
+    def damage(self, version: Version) -> list[str]:
+        """What is wrong with each file of a version that is missing, or is not the one that was published.
+
+        `metadata.json` has the digests of the others, the history that of `metadata.json`.
+        """
+        events = (event for event in self.recorded() if event.get("to") == version.number)
+        digest = next((event["metadata_sha256"] for event in events if "metadata_sha256" in event), None)
+        if digest and (problem := version.changed(METADATA, digest)):
+            return [problem]
+        try:
+            digests = version.metadata().get("sha256")
+        except ModelError as error:
+            return [str(error).removesuffix(WAY_OUT)]
+        if not isinstance(digests, dict):
+            return [f"version {version.number} is damaged: {version.folder / METADATA} has no digests"]
+        return [problem for name, digest in digests.items() if (problem := version.changed(name, digest))]
+
+    def verify(self, version: Version) -> None:
+        """Compare a version's files with the digests taken when they were published.
+
+        Raises:
+            ModelError: naming the first file that is missing or has changed.
+        """
+        if problems := self.damage(version):
+            raise ModelError(f"{problems[0]}{WAY_OUT}")
 
     def publish(
         self,
-        model: Path,
+        files: Mapping[str, Path],
+        digests: Mapping[str, str],
         *,
-        model_sha256: str,
-        run_id: str,
+        published_by: str,
         replaces: int | None,
         reason: str,
         metadata: Mapping[str, Any],
-        documents: Mapping[str, Any],
+        evaluation: Mapping[str, Any],
+        decision: Mapping[str, Any],
     ) -> Version:
         """Publish a model as the next version and make it champion. The same weights of the same run give one version.
 
         Args:
-            model: the `.keras` file to copy.
-            model_sha256: its digest when it was evaluated.
-            run_id: the run that trained it.
+            files: the files to copy, by their path in the version.
+            digests: their SHA-256 when they were evaluated, by the same paths.
+            published_by: the run that publishes.
             replaces: the champion's number that it was compared with, or None for no champion.
             reason: why it was promoted, for the history.
-            metadata: what `metadata.json` holds beside version, run, time and digests; `weights_sha256` among it.
-            documents: further JSON files by name.
+            metadata: what `metadata.json` holds beside what publishing adds; `run_id` and `weights_sha256` among it.
+            evaluation: for `evaluation.json`.
+            decision: for `decision.json`.
 
         Raises:
-            ModelError: if the file is not the one that was evaluated, or the champion is no longer `replaces`.
+            ModelError: if a file is not the one that was evaluated, or the champion is no longer `replaces`.
             OSError: if the directory is not writable or full; the champion stays.
         """
-        self.root.mkdir(parents=True, exist_ok=True)
-        with FileLock(self.root / ".lock"):
-            remove_staging_folders(self.root)
-            champion, history = self.champion(), self.history()
-            version = self._published_by(run_id, metadata["weights_sha256"])
-            moved = version and any(event["to"] == version.number for event in history)
-            if version and moved and champion and champion.number >= version.number:
+        with self.writing() as history:
+            version = self._published_by(published_by, history, metadata["weights_sha256"])
+            if version and any(event.get("to") == version.number for event in history):
                 # An earlier try of this task got to the end, or a later run has taken over since.
                 return version
+            champion = self.champion()
             number = champion.number if champion else None
             if number != replaces:
                 raise ModelError(
-                    f"the champion is {_name(number)}, but the candidate was compared with {_name(replaces)}; "
-                    "clear the evaluate task to compare them again"
+                    f"the champion is {version_name(number)}, but the candidate was compared with "
+                    f"{version_name(replaces)}; clear the evaluate task to compare them again"
                 )
-            if version is None:
-                numbers = [known.number for known in self.versions()] + [event["to"] for event in history]
-                version = self._write(max(numbers, default=0) + 1, model, model_sha256, run_id, metadata, documents)
-            if not moved:
-                self._record(
-                    {"event": "promoted", "from": number, "to": version.number, "run_id": run_id, "reason": reason}
-                )
-            self._point_at(version)
+            # One that a kill has left is good only as long as it would replace the same champion.
+            if version is None or version.metadata()["replaces"] != number:
+                event = "forced" if decision["forced"] else "promoted"
+                added = {"event": event, "published_by": published_by, "replaces": replaces, "reason": reason}
+                documents = {EVALUATION: to_json(evaluation), DECISION: to_json(decision)}
+                version = self._write(history, files, digests, {**metadata, **added}, documents)
+            self.point_at(version)
             return version
 
-    def _published_by(self, run_id: str, weights_sha256: str) -> Version | None:
+    def rollback(
+        self,
+        to: int | None = None,
+        *,
+        reason: str,
+        published_by: str,
+        once: bool = False,
+        load_test: Callable[[Path], None] = load_test,
+    ) -> Version:
+        """Make an older model champion again: publish its files, as hard links, as a new version.
+
+        Args:
+            to: the version to go back to, by default the one before the champion. After a rollback that is the one
+                before the model that it went back to, so that each further rollback goes one further back.
+            reason: why, for the history and the model card.
+            published_by: the run or person who does.
+            once: whether `published_by` names one attempt, such as a run id, of which a second call changes nothing.
+            load_test: called with the version's folder; raises if it cannot be used.
+
+        Raises:
+            InputError: if the reason is empty, there is no version to go back to, or it is champion already.
+            ModelError: if the version is damaged or does not pass its load test; the champion stays.
+        """
+        if not reason.strip():
+            raise InputError("reason: a reason is needed, for those who read the history later")
+        with self.writing() as history:
+            done = self._published_by(published_by, history) if once else None
+            if done and any(event.get("to") == done.number for event in history):
+                return done
+            if done is None or done.metadata()["replaces"] != last_champion(history):
+                done = self.restore(self._target(to, history), history, reason, published_by, load_test)
+            self.point_at(done)
+            return done
+
+    def prune(self, keep: int) -> list[int]:
+        """Remove all but the newest versions; what was written about a removed one stays in `pruned/`.
+
+        The champion, the one before it and what a rollback would go back to are never removed.
+
+        Args:
+            keep: how many of the newest to keep, at least 1.
+
+        Returns:
+            The numbers of the removed versions.
+        """
+        if keep < 1:
+            raise InputError(f"keep: {keep} is less than the minimum of 1")
+        with self.writing() as history:
+            champion = last_champion(history)
+            moves = [event for event in history if "to" in event]
+            needed = {champion, moves[-1]["from"] if moves else None, before(champion, history)}
+            removed = [version for version in self.versions()[:-keep] if version.number not in needed]
+            for version in removed:
+                self._remove(version, history)
+            return [version.number for version in removed]
+
+    @contextmanager
+    def writing(self) -> Iterator[list[dict[str, Any]]]:
+        """Be the only writer, with leftovers of a killed one cleaned up and the history complete; gives the history."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.root / ".lock"):
+            for folder in (self.root, self.root / "pruned"):
+                remove_staging_folders(folder)
+            self._complete_history()
+            yield self.recorded()
+
+    def _published_by(
+        self, name: str, history: list[dict[str, Any]], weights_sha256: str | None = None
+    ) -> Version | None:
+        """The version that a run has published already, with these weights if given; it may not be champion yet."""
         for version in reversed(self.versions()):
-            metadata = version.metadata()
-            if (metadata["run_id"], metadata["weights_sha256"]) == (run_id, weights_sha256):
+            # The history is enough for a version that was ever champion, even if its folder is damaged.
+            known = first_move(version.number, history)
+            if "published_by" not in known:
+                known = version.metadata()
+            if known.get("published_by") == name and weights_sha256 in (None, known.get("weights_sha256")):
                 return version
         return None
 
+    def _target(self, to: int | None, history: list[dict[str, Any]]) -> Version:
+        champion = last_champion(history)
+        number = before(champion, history) if to is None else to
+        if champion is None:
+            raise InputError(f"{self.root} has no champion yet to go back from")
+        if number is None:
+            raise InputError(f"there is no version before the champion, {version_name(champion)}, to go back to")
+        if number == champion:
+            raise InputError(f"version {number} is champion already")
+        return self.version(str(number))
+
+    def restore(
+        self,
+        target: Version,
+        history: list[dict[str, Any]],
+        reason: str,
+        published_by: str,
+        load_test: Callable[[Path], None],
+    ) -> Version:
+        """Write the files of a version again as a new one, the champion's successor; for a writer."""
+        self.verify(target)
+        load_test(target.folder)
+        metadata = target.metadata()
+        digests = {name: digest for name, digest in metadata["sha256"].items() if name != CARD}
+        added = {
+            "event": "rolled back",
+            "published_by": published_by,
+            "replaces": last_champion(history),
+            "restores": metadata.get("restores", target.number),
+            "reason": reason,
+        }
+        files = {name: target.folder / name for name in digests}
+        return self._write(history, files, digests, {**metadata, **added}, documents={}, link=True)
+
     def _write(
         self,
-        number: int,
-        model: Path,
-        model_sha256: str,
-        run_id: str,
+        history: list[dict[str, Any]],
+        files: Mapping[str, Path],
+        digests: Mapping[str, str],
         metadata: Mapping[str, Any],
-        documents: Mapping[str, Any],
+        documents: Mapping[str, str],
+        *,
+        link: bool = False,
     ) -> Version:
+        """Fill the next version's folder: files that are copied or linked, documents, the card and the metadata."""
+        number = 1 + max(self._numbers_used(history), default=0)
         with new_folder(self.root / str(number)) as staging:
-            shutil.copyfile(model, staging / MODEL)
-            for name, document in documents.items():
-                write_json(staging / name, document)
-            digests = {path.name: sha256(path) for path in sorted(staging.iterdir())}
-            if digests[MODEL] != model_sha256:
-                raise ModelError(
-                    f"{model} has SHA-256 {digests[MODEL]}, but {model_sha256} was evaluated; clear the evaluate task"
-                )
-            write_json(
-                staging / "metadata.json",
-                {"version": number, "run_id": run_id, "published": _now(), **metadata, "sha256": digests},
-            )
+            new = Version(number, staging)
+            for name, path in files.items():
+                (staging / name).parent.mkdir(parents=True, exist_ok=True)
+                _link_or_copy(path, staging / name) if link else shutil.copyfile(path, staging / name)
+                if (found := sha256(staging / name)) != digests[name]:
+                    raise ModelError(
+                        f"{path} has SHA-256 {found}, but {digests[name]} was evaluated; clear the evaluate task"
+                    )
+            for name, text in documents.items():
+                (staging / name).write_text(text, encoding="utf-8")
+            metadata = {**metadata, "version": number, "published": _now()}
+            (staging / CARD).write_text(model_card(metadata, new.evaluation(), new.decision()), encoding="utf-8")
+            written = {name: sha256(staging / name) for name in (*documents, CARD)}
+            metadata["sha256"] = dict(sorted({**digests, **written}.items()))
+            (staging / METADATA).write_text(to_json(metadata), encoding="utf-8")
         return Version(number, self.root / str(number))
 
-    def _record(self, event: Mapping[str, Any]) -> None:
-        """Append an event to the history, on a line of its own even after a line that a crash cut short."""
-        path = self.root / "history.jsonl"
-        with path.open("ab+") as file:
+    def _numbers_used(self, history: list[dict[str, Any]]) -> Iterator[int]:
+        """Every number that a version has, or had."""
+        yield from (version.number for version in self.versions())
+        yield from (event[key] for event in history for key in ("to", "version") if event.get(key))
+        # Of those that were pruned or moved aside, should the history be lost.
+        gone = [*self.root.glob("pruned/*"), *self.root.glob(f"{DAMAGED}*")]
+        yield from (int(match[0]) for path in gone if (match := NUMBER.search(path.name)))
+
+    def _remove(self, version: Version, history: list[dict[str, Any]]) -> None:
+        """Take a version away in one step, after its documents are kept and the history says so."""
+        kept = self.root / "pruned" / str(version.number)
+        if not kept.exists():
+            kept.parent.mkdir(exist_ok=True)
+            with new_folder(kept) as staging:
+                for name in (METADATA, EVALUATION, DECISION, CARD, "history.json"):
+                    if (version.folder / name).exists():
+                        shutil.copyfile(version.folder / name, staging / name)
+        event = {"event": "pruned", "version": version.number}
+        if not any(event.items() <= known.items() for known in history):
+            self.append(event)
+        hidden = self.root / f".staging-pruned-{version.number}"
+        version.folder.rename(hidden)
+        fsync(self.root)
+        shutil.rmtree(hidden)
+
+    def point_at(self, version: Version) -> None:
+        """Make a version champion, in one step, and record it; for a writer."""
+        next_link = self.root / ".staging-champion"
+        next_link.unlink(missing_ok=True)
+        next_link.symlink_to(str(version.number))
+        next_link.replace(self.link)
+        fsync(self.root)
+        self._complete_history()
+
+    def recorded(self) -> list[dict[str, Any]]:
+        """The lines of the history that can be read."""
+        events = []
+        for number, line, event in self._lines():
+            if event:
+                events.append(event)
+            else:
+                log.warning("%s; run %s", self._damaged_line(number, line), REPAIR)
+        return events
+
+    def damaged_lines(self) -> list[str]:
+        """What is wrong with each line of the history that cannot be read."""
+        return [self._damaged_line(number, line) for number, line, event in self._lines() if not event]
+
+    def drop_damaged_lines(self) -> Path:
+        """Move the lines of the history that cannot be read to a file beside it; for a writer."""
+        lines, aside = self._lines(), self.history_path.with_suffix(".damaged")
+        with aside.open("a", encoding="utf-8") as file:
+            file.writelines(f"{line}\n" for _, line, event in lines if not event)
+            file.flush()
+            os.fsync(file.fileno())
+        whole = "".join(f"{line}\n" for _, line, event in lines if event)
+        write_atomically(self.history_path, lambda temporary: write_text(temporary, whole))
+        return aside
+
+    def _damaged_line(self, number: int, line: str) -> str:
+        return f"{self.history_path}: line {number} is damaged and left out: {line[:80]!r}"
+
+    def _lines(self) -> list[tuple[int, str, dict[str, Any] | None]]:
+        """The number, the text and the event of each line; no event if it is damaged."""
+        if not self.history_path.exists():
+            return []
+        text = self.history_path.read_text(encoding="utf-8", errors="replace")
+        return [(number, line, _event(line)) for number, line in enumerate(text.splitlines(), start=1)]
+
+    def _unrecorded_move(self, history: list[dict[str, Any]]) -> dict[str, Any] | None:
+        """The event of the move that the link shows and the history has not got, or None if it has."""
+        last = last_champion(history)
+        try:
+            champion = self.champion()
+        except ModelError:
+            return None
+        if champion is None or champion.number == last:
+            return None
+        event = {
+            "time": _time(self.link.lstat().st_mtime),
+            "event": "moved by hand",
+            "from": last,
+            "to": champion.number,
+            "reason": "the champion link was moved from outside",
+        }
+        if any(known.get("to") == champion.number for known in history):
+            return event
+        try:
+            metadata = champion.metadata()
+        except ModelError as error:
+            log.warning("%s", error)
+            return event
+        names = ("event", "reason", "published_by", "run_id", "restores", "weights_sha256")
+        digest = sha256(champion.folder / METADATA)
+        known = {name: metadata[name] for name in names if metadata.get(name) is not None}
+        return {**event, **known, "metadata_sha256": digest}
+
+    def _complete_history(self) -> None:
+        if move := self._unrecorded_move(self.recorded()):
+            self.append(move)
+
+    def append(self, event: Mapping[str, Any]) -> None:
+        """Append an event to the history, on a line of its own even after one that a crash cut short; for a writer."""
+        with self.history_path.open("ab+") as file:
             if file.tell():
                 file.seek(-1, os.SEEK_END)
                 if file.read() != b"\n":
@@ -236,17 +507,50 @@ class ModelDirectory:
             os.fsync(file.fileno())
         fsync(self.root)
 
-    def _point_at(self, version: Version) -> None:
-        next_link = self.root / ".champion-next"
-        next_link.unlink(missing_ok=True)
-        next_link.symlink_to(str(version.number))
-        next_link.replace(self.link)
-        fsync(self.root)
+
+def _event(line: str) -> dict[str, Any] | None:
+    """An event of the history, or None if the line is damaged."""
+    try:
+        event: dict[str, Any] = json.loads(line)
+        whole = datetime.fromisoformat(event["time"]).tzinfo and ("from" in event or "to" not in event)
+    except (ValueError, TypeError, KeyError):
+        return None
+    return event if whole else None
+
+
+def first_move(number: int | None, history: list[dict[str, Any]]) -> dict[str, Any]:
+    """The event that first made a version champion; empty if none is known."""
+    return next((event for event in history if event.get("to") == number), {})
+
+
+def before(number: int | None, history: list[dict[str, Any]]) -> int | None:
+    """The version that was champion before a model first became champion, whatever was rolled back since."""
+    event = first_move(number, history)
+    if "restores" in event:
+        return before(event["restores"], history)
+    previous: int | None = event.get("from")
+    return previous
+
+
+def last_champion(history: list[dict[str, Any]]) -> int | None:
+    """Where the last move of the link went."""
+    return next((event["to"] for event in reversed(history) if "to" in event), None)
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    try:
+        target.hardlink_to(source)
+    except OSError:  # a file system without hard links, or with too many of this one
+        shutil.copyfile(source, target)
 
 
 def _now() -> str:
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+    return _time(datetime.now(timezone.utc).timestamp())
 
 
-def _name(number: int | None) -> str:
+def _time(timestamp: float) -> str:
+    return datetime.fromtimestamp(timestamp, timezone.utc).isoformat(timespec="milliseconds")
+
+
+def version_name(number: int | None) -> str:
     return "none" if number is None else f"version {number}"

@@ -10,8 +10,9 @@ import numpy as np
 
 from mnist_tasks.config import TrainConfig
 from mnist_tasks.dataset import Dataset
-from mnist_tasks.registry import MODEL, Version
-from mnist_tasks.train import library_versions, train
+from mnist_tasks.provenance import library_versions
+from mnist_tasks.registry import MODEL, ModelDirectory, Version
+from mnist_tasks.train import train
 from mnist_tasks.workspace import Workspace
 
 
@@ -22,7 +23,7 @@ def reproduce(version: Version, workspace: Workspace) -> list[str]:
         ModelError: if the version is damaged.
         InputError: if its dataset is not in the workspace, or its recipe is none of this program.
     """
-    version.verify()
+    ModelDirectory(workspace.models).verify(version)
     metadata = version.metadata()
     config = TrainConfig(**metadata["config"])
     dataset = Dataset(workspace.dataset(metadata["dataset"]))

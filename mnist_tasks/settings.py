@@ -32,8 +32,11 @@ class Settings(BaseModel):
         try:
             super().__init__(**values)
         except ValidationError as error:
-            # What a JSON schema cannot say: a number must be finite.
-            problems = (f"{'.'.join(map(str, e['loc']))}: {e['input']!r}: {e['msg']}" for e in error.errors())
+            # What the JSON schema of a single field cannot say: it is required, a number must be finite.
+            problems = []
+            for problem in error.errors():
+                found = "" if problem["type"] == "missing" else f"{problem['input']!r}: "
+                problems.append(f"{'.'.join(map(str, problem['loc']))}: {found}{problem['msg']}")
             raise InputError("; ".join(problems)) from None
 
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import logging
-import platform
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -19,18 +18,17 @@ from mnist_tasks.config import TrainConfig
 from mnist_tasks.dataset import Dataset
 from mnist_tasks.errors import InputError
 from mnist_tasks.events import EventFiles
-from mnist_tasks.files import write_atomically, write_json
+from mnist_tasks.files import new_folder, remove_staging_folders, write_atomically, write_json
 from mnist_tasks.fit import Epoch, Rows, build, fit
-from mnist_tasks.models import published_model, trainable_model
-from mnist_tasks.registry import MODEL
+from mnist_tasks.models import export, published_model, trainable_model
+from mnist_tasks.provenance import git_commit, hardware, library_versions
+from mnist_tasks.registry import MODEL, SAVED_MODEL
 from mnist_tasks.runtime import distribution, is_chief, reported, use_devices, use_threads
 
 if TYPE_CHECKING:
     import keras
 
 log = logging.getLogger(__name__)
-
-LIBRARIES = ("tensorflow", "keras", "numpy", "mnist-tasks")
 
 # Settings that change nothing about the weights, so that a training may go on under others.
 NOT_IN_THE_RECIPE = {"device", "tensorboard"}
@@ -53,7 +51,7 @@ class Trained:
 
 @reported
 def train(dataset_folder: Path, config: TrainConfig, run: Path) -> Trained:
-    """Train the recipe `config` and write `model.keras`, `history.json` and `training.json` into the run's folder.
+    """Train the recipe; write `model.keras`, `saved_model`, `history.json` and `training.json` into the run's folder.
 
     Args:
         dataset_folder: `datasets/<digest>`, normalized.
@@ -118,13 +116,25 @@ def train(dataset_folder: Path, config: TrainConfig, run: Path) -> Trained:
     seconds = sum(epoch.seconds for epoch in progress.epochs)
     if writes:
         write_atomically(run / MODEL, published.save)
+        remove_staging_folders(run)
+        shutil.rmtree(run / SAVED_MODEL, ignore_errors=True)
+        with new_folder(run / SAVED_MODEL) as folder:
+            export(published, folder)
         write_json(run / "history.json", [asdict(epoch) for epoch in progress.epochs])
         write_json(
             run / "training.json",
-            {**origin, "config": config.model_dump(), "device": device, "seconds": seconds, "weights_sha256": digest},
+            {
+                **origin,
+                "config": config.model_dump(),
+                "device": device,
+                "hardware": hardware(),
+                "git_commit": git_commit(),
+                "seconds": seconds,
+                "weights_sha256": digest,
+            },
         )
         checkpoint.remove()
-        log.info("wrote %s, history.json and training.json to %s", MODEL, run)
+        log.info("wrote %s, %s, history.json and training.json to %s", MODEL, SAVED_MODEL, run)
     return Trained(dataset.digest, digest, final.metrics["loss"], final.metrics["accuracy"], seconds, device)
 
 
@@ -191,12 +201,6 @@ def _out_of_memory_named(config: TrainConfig) -> Iterator[None]:
             f"such as {max(1, config.batch_size // 2):,}, or a smaller architecture than {config.architecture} "
             f"({error.message.splitlines()[0]})"
         ) from error
-
-
-def library_versions() -> dict[str, str]:
-    """The versions that the weights depend on, Python's among them."""
-    versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
-    return {"python": platform.python_version(), **versions}
 
 
 def weights_sha256(model: keras.Model) -> str:

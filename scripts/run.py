@@ -177,10 +177,11 @@ def outcome(promote: str | None, workspace: Workspace, folder: Path) -> int:
     """Print the decision and where the model is; return the exit status that goes with it."""
     champion = os.path.relpath(workspace.models / "champion" / "model.keras")
     decision_path = folder / "decision.json"
-    if promote not in ("success", "skipped") or not decision_path.exists():
+    decision = json.loads(decision_path.read_text(encoding="utf-8")) if decision_path.exists() else {}
+    rejected = decision.get("outcome") == "rejected"  # then the task is skipped, or failed if on_rejection says so
+    if not (promote in ("success", "skipped") or (promote == "failed" and rejected)):
         print("failed: the task's log above says why; the champion stays")
         return FAILED
-    decision = json.loads(decision_path.read_text(encoding="utf-8"))
     verdict = f"promoted as version {decision['version']}" if decision["promoted"] else "rejected"
     print(f"{verdict}: {decision['reason']}")
     print(f"  accuracy  {decision['candidate_accuracy']:.4f}")

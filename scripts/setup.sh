@@ -27,4 +27,6 @@ echo "installing $requirements (2.5 GB; some minutes the first time)"
     fail "pip could not install $requirements"
 .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable . ||
     fail "pip could not install this project"
+# Or the first run's figures would wait for it.
+.venv/bin/python -c "import matplotlib.font_manager" || fail "matplotlib cannot be imported"
 touch "$stamp"

@@ -18,6 +18,7 @@ from mnist_tasks.normalize import normalize
 from mnist_tasks.sources import read_source
 from mnist_tasks.train import train
 from mnist_tasks.workspace import PROJECT, Workspace
+from tests.helpers import COUNTS
 
 # Airflow reads its settings when it is imported: by the test modules, after this one.
 TEST_HOME = Path(tempfile.mkdtemp(prefix="mnist-tests-"))
@@ -32,6 +33,13 @@ os.environ |= {
 }
 
 TRAIN, TEST = 2000, 500
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if COUNTS:
+        terminalreporter.section("how much was tried")
+        for line in COUNTS:
+            terminalreporter.write_line(line)
 
 
 def pytest_unconfigure() -> None:

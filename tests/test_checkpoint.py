@@ -42,6 +42,7 @@ def digest(output: str) -> str:
     return output.split("digest ")[1].split()[0]
 
 
+@pytest.mark.slow
 def test_a_training_that_is_killed_again_and_again_ends_with_the_same_bits(dataset: Path, workspace: Workspace) -> None:
     """SIGKILL at random moments after the first epoch line of each try; the seed is in the output of a failure."""
     seed = int(time.time())

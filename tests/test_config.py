@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from mnist_tasks.config import RECIPES, RunConfig, TrainConfig, form
+from mnist_tasks.config import RECIPES, RollbackConfig, RunConfig, TrainConfig, form
 from mnist_tasks.errors import InputError
 from mnist_tasks.gate import Policy
 from mnist_tasks.models import ARCHITECTURES
@@ -43,6 +43,16 @@ BAD_VALUES: list[tuple[str, Any, str]] = [
     ("seed", -1, "-1 is less than the minimum of 0"),
     ("min_accuracy", 97, "97 is greater than the maximum of 1"),
     ("max_regression", -0.002, "-0.002 is less than the minimum of 0"),
+    ("max_accuracy", 1.1, "1.1 is greater than the maximum of 1"),
+    ("max_loss", -1, "-1 is less than the minimum of 0"),
+    ("min_digit_recall", 93, "93 is greater than the maximum of 1"),
+    ("min_digit_precision", -1, "-1 is less than the minimum of 0"),
+    ("max_digit_regression", 2, "2 is greater than the maximum of 1"),
+    ("max_loss_increase", -0.1, "-0.1 is less than the minimum of 0"),
+    ("min_support", 0, "0 is less than the minimum of 1"),
+    ("on_rejection", "ignore", "'ignore' is not one of ['skip', 'fail']"),
+    ("force", "yes", "'yes' is not of type 'boolean'"),
+    ("force_reason", "x" * 501, "'" + "x" * 501 + "' is too long"),
 ]
 
 
@@ -65,7 +75,7 @@ def test_the_defaults_are_the_classic_recipe() -> None:
         precision="float32",
         validation_split=0,
     )
-    assert config.gate == Policy(min_accuracy=0.97, max_regression=0.002)
+    assert (config.gate, config.gate.min_accuracy) == (Policy(), 0.97)
     assert config.data.source == "builtin"
 
 
@@ -123,3 +133,17 @@ def test_groups_share_no_field() -> None:
 
 def test_every_architecture_can_be_asked_for() -> None:
     assert TrainConfig.model_json_schema()["properties"]["architecture"]["enum"] == list(ARCHITECTURES)
+
+
+def test_a_rollback_needs_a_reason() -> None:
+    assert RollbackConfig(reason="it was bad").version is None
+    assert RollbackConfig(reason="it was bad", version=None).version is None
+    for values, words in (
+        ({}, "reason: Field required"),
+        ({"reason": ""}, "reason: '' should be non-empty"),
+        ({"reason": "x", "version": 0}, "version: 0 is less than the minimum of 1"),
+        ({"reason": "x", "version": "two"}, "version: 'two' is not of type 'integer', 'null'"),
+    ):
+        with pytest.raises(InputError) as error:
+            RollbackConfig(**values)
+        assert str(error.value) == words

@@ -103,11 +103,20 @@ def test_two_processes_with_one_seed_give_the_same_weights(dataset: Path, worksp
 def test_a_second_try_replaces_the_first(dataset: Path, workspace: Workspace) -> None:
     run = workspace.run("new")
     (run / "model.keras").write_bytes(b"half")
+    for leftover in ("saved_model", ".staging-saved_model"):
+        (run / leftover).mkdir()
+        (run / leftover / "of an earlier try").touch()
 
     train(dataset, ONE_EPOCH, run)
 
     assert keras.saving.load_model(run / "model.keras")
-    assert sorted(path.name for path in run.iterdir()) == ["history.json", "model.keras", "training.json"]
+    assert not (run / "saved_model" / "of an earlier try").exists()
+    assert sorted(path.name for path in run.iterdir()) == [
+        "history.json",
+        "model.keras",
+        "saved_model",
+        "training.json",
+    ]
 
 
 def test_a_batch_larger_than_the_set_is_refused(dataset: Path, workspace: Workspace) -> None:

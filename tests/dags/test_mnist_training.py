@@ -11,37 +11,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from airflow.dag_processing.dagbag import DagBag
-from airflow.models.dagrun import DagRun
 from airflow.sdk import DAG
 from airflow.sdk.exceptions import ParamValidationError
-from airflow.utils.db import initdb
 
 from mnist_tasks import config
 from mnist_tasks.config import RunConfig
 from mnist_tasks.errors import InputError
 from mnist_tasks.registry import ModelDirectory
-from mnist_tasks.workspace import PROJECT, Workspace
+from mnist_tasks.workspace import Workspace
+from tests.dags.conftest import DAGS, states
+from tests.helpers import ANYTHING
 from tests.test_config import BAD_VALUES
 
-DAGS = PROJECT / "dags"
-FAST = {"epochs": 1, "min_accuracy": 0.5}
-
-
-@pytest.fixture(scope="session")
-def dag() -> DAG:
-    initdb()
-    bag = DagBag(str(DAGS))
-    assert bag.import_errors == {}
-    dag: DAG = bag.dags["mnist_training"]
-    return dag
+FAST = {"epochs": 1, **ANYTHING}
 
 
 @pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
-    """A workspace of the test's own for the tasks."""
-    monkeypatch.setenv("MNIST_HOME", str(tmp_path))
-    return Workspace(tmp_path)
+def dag(dags: dict[str, DAG]) -> DAG:
+    return dags["mnist_training"]
 
 
 def parse(**environment: str) -> dict[str, Any]:
@@ -138,10 +125,6 @@ def test_the_form_refuses_bad_values_with_the_words_of_the_functions(
     assert str(form.value).splitlines()[0] == str(function.value).removeprefix(f"{name}: ")
 
 
-def states(run: DagRun) -> dict[str, str]:
-    return {task.task_id: str(task.state) for task in run.get_task_instances()}
-
-
 def test_a_run_promotes_and_the_next_one_is_rejected(dag: DAG, home: Workspace, npz: Path) -> None:
     promoted = dag.test(run_conf={**FAST, "source": str(npz)})
 
@@ -152,7 +135,7 @@ def test_a_run_promotes_and_the_next_one_is_rejected(dag: DAG, home: Workspace, 
     assert champion.number == 1
     assert champion.metadata()["run_id"] == promoted.run_id
 
-    rejected = dag.test(run_conf={**FAST, "source": str(npz), "min_accuracy": 0.999})
+    rejected = dag.test(run_conf={**FAST, "source": str(npz), "min_accuracy": 0.99})
 
     assert rejected.state == "success"
     assert states(rejected) == {
@@ -161,8 +144,17 @@ def test_a_run_promotes_and_the_next_one_is_rejected(dag: DAG, home: Workspace, 
     }
     decision = json.loads((home.run(rejected.run_id) / "decision.json").read_text())
     assert not decision["promoted"]
-    assert "is below the minimum of 0.9990" in decision["reason"]
+    assert "is below the minimum of 0.9900" in decision["reason"]
     assert ModelDirectory(home.models).champion() == champion
+
+
+def test_a_rejection_fails_the_run_if_that_is_asked_for(dag: DAG, home: Workspace, npz: Path) -> None:
+    run = dag.test(run_conf={**FAST, "source": str(npz), "min_accuracy": 0.99, "on_rejection": "fail"})
+
+    assert run.state == "failed"
+    (promote,) = (task for task in run.get_task_instances() if task.task_id == "promote")
+    assert (promote.state, promote.try_number) == ("failed", 1)
+    assert json.loads((home.run(run.run_id) / "decision.json").read_text())["outcome"] == "rejected"
 
 
 def test_bad_data_fails_at_once_without_a_retry(dag: DAG, home: Workspace) -> None:
@@ -184,7 +176,11 @@ def test_a_champion_that_cannot_be_read_fails_the_run_and_stays(dag: DAG, home: 
     run = dag.test(run_conf={**FAST, "source": str(npz)})
 
     assert run.state == "failed"
-    assert states(run)["evaluate"] == "failed"
+    assert (states(run)["evaluate"], states(run)["promote"]) == ("success", "failed")
+    decision = json.loads((home.run(run.run_id) / "decision.json").read_text())
+    assert decision["outcome"] == "refused"
+    assert "version 1 is damaged" in decision["reason"]
+    assert "run python -m mnist_tasks models repair" in decision["reason"]
     assert (home.models / "champion").readlink() == Path("1")
     assert [version.number for version in ModelDirectory(home.models).versions()] == [1]
 

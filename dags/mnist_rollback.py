@@ -1,0 +1,51 @@
+"""The way back: an older model becomes champion again."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from datetime import timedelta
+from typing import Any
+
+from airflow.sdk import dag, task
+from mnist_common import CHAMPION, Context, form, no_retry_for_bad_input
+
+from mnist_tasks.config import RollbackConfig
+from mnist_tasks.workspace import Workspace
+
+
+@dag(
+    schedule=None,
+    max_active_runs=1,
+    params=form(RollbackConfig.form()),
+    tags=["mnist", "models"],
+    default_args={
+        "retries": 2,
+        "retry_delay": timedelta(seconds=30),
+        "execution_timeout": timedelta(minutes=10),
+    },
+)
+def mnist_rollback() -> None:
+    """
+    ### Make an older model champion again
+
+    Its files are loaded in a fresh process and must give what they gave when they were approved; then they are
+    published as a **new version**, so that TF Serving follows, and the champion link moves to it in one step. The
+    history in `<MNIST_HOME>/models/history.jsonl` says who did so, when and why.
+
+    The nightly training goes on: its next candidate is compared with the restored champion. Pause `mnist_training` if
+    the cause is not mended.
+    """
+
+    @task(multiple_outputs=False, outlets=[CHAMPION])
+    @no_retry_for_bad_input()
+    def rollback(params: Context = None, run_id: Context = None, outlet_events: Context = None) -> dict[str, Any]:
+        from mnist_tasks.rollback import rollback
+
+        outcome = asdict(rollback(Workspace.from_environment().models, RollbackConfig(**params), run_id))
+        outlet_events[CHAMPION].extra = {"run_id": run_id, **outcome}
+        return outcome
+
+    rollback()
+
+
+mnist_rollback()

@@ -1,0 +1,58 @@
+"""Whether a published version still works here and now: loaded in a fresh process, it must give what it gave then.
+
+`python -m mnist_tasks.load_test FOLDER` is that process; it prints one line for each failed check.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from mnist_tasks.errors import ModelError
+
+SECONDS = 300  # a cold disk and a busy machine included
+
+
+def load_test(folder: Path) -> None:
+    """Load a version's files in a fresh process and compare its golden probabilities; needs no TensorFlow in this one.
+
+    Raises:
+        ModelError: if it does not load, or gives anything else than when it was approved.
+    """
+    command = [sys.executable, "-m", "mnist_tasks.load_test", str(folder)]
+    try:
+        result = subprocess.run(  # noqa: S603 - this Python, with a path of the model directory
+            command, capture_output=True, text=True, timeout=SECONDS, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise ModelError(f"{folder} did not load within {SECONDS} s") from None
+    if result.returncode:
+        problem = result.stdout.strip() or result.stderr.strip()[-2000:] or f"status {result.returncode}"
+        raise ModelError(f"{folder} does not pass its load test: {problem}")
+
+
+def _main(folder: Path) -> int:
+    import numpy as np
+
+    from mnist_tasks.integrity import inspect, same
+    from mnist_tasks.registry import GOLDEN, MODEL
+    from mnist_tasks.runtime import use_devices
+
+    use_devices()
+    try:
+        with np.load(folder / GOLDEN) as golden:
+            images, then = golden["images"], golden["probabilities"]
+    except (OSError, ValueError, KeyError) as error:
+        print(f"{folder / GOLDEN} cannot be read: {error}")
+        return 1
+    found = inspect(folder / MODEL, folder, images)
+    if found.golden is not None:
+        found.findings.append(same("golden", "the model now and when it was approved", then, found.golden))
+    failed = [finding.message for finding in found.findings if not finding.passed]
+    print(*failed, sep="\n")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(_main(Path(sys.argv[1])))

@@ -1,0 +1,51 @@
+"""The task of the rollback DAG: an older model becomes champion again. Imports no TensorFlow; its load test does."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from mnist_tasks.config import RollbackConfig
+from mnist_tasks.registry import ModelDirectory
+from mnist_tasks.runtime import reported
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class RolledBack:
+    """What `rollback` hands on: the new version, whose files it has, which champion it replaces, and its accuracy."""
+
+    version: int
+    restores: int
+    replaces: int
+    accuracy: float
+    path: str
+
+
+@reported
+def rollback(models: Path, config: RollbackConfig, run_id: str) -> RolledBack:
+    """Publish an older version again and make it champion; the same run does so once.
+
+    Args:
+        models: the model directory.
+        config: which version, and why.
+        run_id: the run that does so.
+
+    Raises:
+        InputError: if there is no version to go back to, or it is champion already.
+        ModelError: if the version is damaged or does not pass its load test; the champion stays.
+    """
+    version = ModelDirectory(models).rollback(config.version, reason=config.reason, published_by=run_id, once=True)
+    metadata = version.metadata()
+    log.info(
+        "version %d is champion: version %d again, instead of version %d: %s",
+        version.number,
+        metadata["restores"],
+        metadata["replaces"],
+        config.reason,
+    )
+    return RolledBack(
+        version.number, metadata["restores"], metadata["replaces"], metadata["test_accuracy"], str(version.folder)
+    )

@@ -1,0 +1,212 @@
+"""Breaks a writer of the model directory at every file-system step, and looks at what is left.
+
+`python -m tests.crash_points FOLDER` tries publishing, rolling back and pruning. It counts the calls by which Python
+reaches the file system: opening, writing, syncing, renaming, linking, removing. Before each of them in turn the writer,
+a process of its own, is killed with SIGKILL; or, if the call takes space, fails as on a full disk. What a concurrent
+reader could see at any time is what is there after one of these kills. Prints how many points were tried; an
+AssertionError tells what broke.
+
+A program of its own, as it forks, which a process that has used TensorFlow cannot do safely.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import BuiltinFunctionType, FrameType
+from typing import Any
+
+from mnist_tasks.errors import ModelError
+from mnist_tasks.registry import ModelDirectory
+from tests.helpers import publish, stand_in
+
+TAKES_SPACE = {"write", "sendfile", "mkdir", "symlink", "link", "fsync", "flush"}
+STEPS = {*TAKES_SPACE, "open", "rename", "replace", "unlink", "remove", "rmdir", "close", "truncate"}
+
+ENDINGS = ("complete", "done", "failed")
+
+Operation = Callable[[ModelDirectory], Any]
+
+OPERATIONS: dict[str, Operation] = {
+    "publish": lambda models: publish(models, "next", replaces=4),
+    "rollback": lambda models: models.rollback(
+        reason="a test", published_by="back", once=True, load_test=lambda _: None
+    ),
+    "prune": lambda models: models.prune(keep=1),
+}
+CHAMPION_AFTER = {"publish": 5, "rollback": 5, "prune": 4}
+
+
+def prepare(models: ModelDirectory) -> None:
+    """Four versions; the fourth is champion and restores the second."""
+    for number in (1, 2, 3):
+        publish(models, f"run-{number}", replaces=number - 1 or None)
+    models.rollback(2, reason="a test", published_by="back to 2", load_test=lambda _: None)
+
+
+def is_step(function: BuiltinFunctionType) -> bool:
+    """Whether a function of C reaches the file system."""
+    own = function.__module__ in ("posix", "_io", "io") or isinstance(function.__self__, io.IOBase)
+    return own and function.__name__ in STEPS
+
+
+def run_until(operation: Operation, models: ModelDirectory, stop: int, full_disk: bool) -> str:
+    """Run the operation in a process that is broken before its step `stop`; how it ended.
+
+    `killed`, `failed`, `done` in spite of the failure, or `complete` if it has fewer steps.
+    """
+    pid = os.fork()
+    if pid == 0:
+        count = 0
+
+        def count_steps(_: FrameType, event: str, function: Any) -> None:
+            nonlocal count
+            if event != "c_call" or not is_step(function) or (full_disk and function.__name__ not in TAKES_SPACE):
+                return
+            count += 1
+            if count == stop:
+                if full_disk:
+                    raise OSError(errno.ENOSPC, "No space left on device")
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        sys.setprofile(count_steps)
+        try:
+            operation(models)
+        except BaseException as error:
+            sys.setprofile(None)
+            if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+                os._exit(ENDINGS.index("failed"))
+            sys.excepthook(*sys.exc_info())
+            os._exit(len(ENDINGS))
+        sys.setprofile(None)
+        os._exit(ENDINGS.index("done" if count >= stop else "complete"))
+    _, status = os.waitpid(pid, 0)
+    if os.WIFSIGNALED(status):
+        assert os.WTERMSIG(status) == signal.SIGKILL
+        return "killed"
+    code = os.waitstatus_to_exitcode(status)
+    assert code < len(ENDINGS), f"step {stop}: the operation ended with an error of its own"
+    return ENDINGS[code]
+
+
+def look(models: ModelDirectory, allowed: set[int]) -> None:
+    """What any reader finds must be whole, whatever happened to the writer."""
+    champion = models.champion()
+    assert champion
+    assert champion.number in allowed, champion
+    for version in models.versions():  # what TF Serving would load
+        assert models.damage(version) == []
+    last = [event["to"] for event in models.history() if "to" in event][-1]
+    assert last == champion.number, "the history ends with the champion"
+
+
+def go_on(name: str, models: ModelDirectory) -> None:
+    """The same operation again, as Airflow retries it, ends as if nothing had happened; then another run publishes."""
+    used = {version.number for version in models.versions()}
+    OPERATIONS[name](models)
+    champion = models.champion()
+    assert champion
+    assert champion.number == CHAMPION_AFTER[name]
+    moves = [event["to"] for event in models.history() if "to" in event]
+    assert moves == [1, 2, 3, 4, 5][: CHAMPION_AFTER[name]], moves
+    if name == "prune":
+        assert [version.number for version in models.versions()] == [1, 3, 4]
+        assert sorted(path.name for path in (models.root / "pruned" / "2").iterdir()) == [
+            "decision.json",
+            "evaluation.json",
+            "metadata.json",
+            "model_card.md",
+        ]
+    publish_another(models, used)
+
+
+def publish_another(models: ModelDirectory, used: set[int]) -> None:
+    """The next run publishes under a number that was never used, and leaves nothing but whole versions."""
+    champion = models.champion()
+    assert champion
+    used |= {version.number for version in models.versions()} | {champion.number}
+    version = publish(models, "another", replaces=champion.number)
+    assert version.number > max(used)
+    look(models, {version.number})
+    names = {path.name for path in models.root.iterdir() if not path.name.isdecimal()}
+    assert names - {"pruned"} == {".lock", "champion", "history.jsonl"}, names
+    assert not list(models.root.glob("pruned/.*"))
+
+
+def try_all(name: str, folder: Path, full_disk: bool) -> int:
+    """Break one operation at every step; how many there were."""
+    start = folder / "start" / "models"
+    for stop in range(1, 10_000):
+        for then in ("the same again", "another run"):
+            home = folder / "home"
+            shutil.rmtree(home, ignore_errors=True)
+            shutil.copytree(start.parent, home, symlinks=True)
+            models = ModelDirectory(home / "models")
+            before = {version.number for version in models.versions()}
+            ended = run_until(OPERATIONS[name], models, stop, full_disk)
+            look(models, {4, CHAMPION_AFTER[name]})
+            if ended == "complete":
+                return stop - 1
+            if ended == "failed":
+                assert not list(models.root.glob(".staging-[0-9]*")), "a writer that lives tidies up"
+            if then == "the same again":
+                go_on(name, models)
+            else:
+                publish_another(models, before)
+    raise AssertionError(f"{name} has no end")
+
+
+def race(folder: Path, rounds: int, same_run: bool) -> int:
+    """Two processes publish at once: the same run, which gives one version, or two, of which one is refused."""
+    models = ModelDirectory(folder / "race" / "models")
+    shutil.rmtree(models.root.parent, ignore_errors=True)
+    for number in range(rounds):
+        champion = models.champion()
+        names = [f"round-{number}-{'same' if same_run else writer}" for writer in "ab"]
+        statuses = two_at_once(models, names, champion.number if champion else None)
+        assert statuses == ([0, 0] if same_run else [0, 1]), statuses
+        assert [version.number for version in models.versions()] == list(range(1, number + 2))
+        look(models, {number + 1})
+    return rounds
+
+
+def two_at_once(models: ModelDirectory, names: list[str], replaces: int | None) -> list[int]:
+    """Publish from two processes that start together; 0 for published, 1 for refused, sorted."""
+    candidates = [stand_in(name, models.root.parent / "runs") for name in names]
+    ready, go = os.pipe()
+    pids = []
+    for candidate in candidates:
+        pids.append(pid := os.fork())
+        if pid == 0:
+            os.close(go)
+            os.read(ready, 1)
+            try:
+                models.publish(**candidate, replaces=replaces)
+            except ModelError:
+                os._exit(1)
+            except BaseException:
+                sys.excepthook(*sys.exc_info())
+                os._exit(2)
+            os._exit(0)
+    os.close(go)
+    os.close(ready)
+    return sorted(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids)
+
+
+def main(folder: Path) -> None:
+    prepare(ModelDirectory(folder / "start" / "models"))
+    for name in OPERATIONS:
+        print(f"{name}: killed at {try_all(name, folder, full_disk=False)} points", flush=True)
+        print(f"{name}: no space left at {try_all(name, folder, full_disk=True)} points", flush=True)
+    print(f"two runs promote at once: {race(folder, 100, same_run=False)} rounds", flush=True)
+    print(f"one run promotes twice at once: {race(folder, 100, same_run=True)} rounds", flush=True)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
