@@ -8,6 +8,7 @@ from typing import Any
 
 from airflow.sdk import dag, task
 from mnist_common import CHAMPION, Context, form, no_retry_for_bad_input
+from mnist_notify import tell_failure, tell_rollback
 
 from mnist_tasks.config import RollbackConfig
 from mnist_tasks.workspace import Workspace
@@ -22,6 +23,7 @@ from mnist_tasks.workspace import Workspace
         "retries": 2,
         "retry_delay": timedelta(seconds=30),
         "execution_timeout": timedelta(minutes=10),
+        "on_failure_callback": tell_failure,
     },
 )
 def mnist_rollback() -> None:
@@ -36,7 +38,7 @@ def mnist_rollback() -> None:
     the cause is not mended.
     """
 
-    @task(multiple_outputs=False, outlets=[CHAMPION])
+    @task(multiple_outputs=False, outlets=[CHAMPION], on_success_callback=tell_rollback)
     @no_retry_for_bad_input()
     def rollback(params: Context = None, run_id: Context = None, outlet_events: Context = None) -> dict[str, Any]:
         from mnist_tasks.rollback import rollback

@@ -8,8 +8,9 @@ from datetime import timedelta
 from typing import Any
 
 from airflow.sdk import chain, dag, task
-from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
-from mnist_common import CHAMPION, Context, XCom, form, no_retry_for_bad_input
+from airflow.sdk.exceptions import AirflowSkipException
+from mnist_common import CHAMPION, Context, Rejected, XCom, form, no_retry_for_bad_input, time_to_wait
+from mnist_notify import tell_failure, tell_promotion, tell_rejection
 
 from mnist_tasks import config
 from mnist_tasks.config import RunConfig
@@ -21,6 +22,9 @@ SCHEDULE = os.environ.get("MNIST_SCHEDULE", "0 2 * * *") or None
 # Where the tasks that want a GPU run. The pool must exist.
 GPU_QUEUE = os.environ.get("MNIST_GPU_QUEUE", "default")
 GPU_POOL = os.environ.get("MNIST_GPU_POOL", "default_pool")
+
+# How long a candidate that passes the gate waits for a person's approval, such as 24h; empty for no approval.
+APPROVAL = time_to_wait("MNIST_APPROVAL", os.environ.get("MNIST_APPROVAL", ""))
 
 
 @dag(
@@ -35,6 +39,7 @@ GPU_POOL = os.environ.get("MNIST_GPU_POOL", "default_pool")
         "retry_exponential_backoff": 2.0,
         "max_retry_delay": timedelta(minutes=10),
         "execution_timeout": timedelta(minutes=10),
+        "on_failure_callback": tell_failure,
     },
 )
 def mnist_training() -> None:
@@ -48,6 +53,9 @@ def mnist_training() -> None:
     | **train** | the normalized training images | `runs/<run id>/`: `model.keras`, `saved_model`, `training.json` |
     | **evaluate** | the test images, the candidate, the champion | `runs/<run id>/`: `evaluation.json`, `figures` |
     | **promote** | the evaluation | `runs/<run id>/decision.json`; if approved `models/<version>/`, `models/champion` |
+
+    With `MNIST_APPROVAL`, a task **approve** before *promote* waits for a person to say yes or no to a candidate that
+    passes the gate.
 
     *promote* is **skipped** (or fails, with `on_rejection=fail`) when the gate rejects the candidate: the reason is the
     last line of its log and in `decision.json`, and the champion stays. It **fails** when the candidate or the champion
@@ -93,20 +101,39 @@ def mnist_training() -> None:
         with tensorflow_in_airflow():
             return asdict(evaluate(workspace.dataset(trained["digest"]), workspace.run(run_id), workspace.models))
 
-    @task(multiple_outputs=False, outlets=[CHAMPION])
+    @task(
+        multiple_outputs=False,
+        outlets=[CHAMPION],
+        on_success_callback=tell_promotion,
+        on_skipped_callback=tell_rejection,
+    )
     @no_retry_for_bad_input()
-    def promote(params: Context = None, run_id: Context = None, outlet_events: Context = None) -> dict[str, Any]:
+    def promote(
+        approval: XCom = None, params: Context = None, run_id: Context = None, outlet_events: Context = None
+    ) -> dict[str, Any]:
+        from mnist_tasks.errors import ModelError
+        from mnist_tasks.gate import Approval
         from mnist_tasks.promote import promote
 
+        if APPROVAL and not approval:
+            raise ModelError("the task approve has given no answer; clear it, so that somebody is asked")
         config, workspace = RunConfig.from_parameters(params), Workspace.from_environment()
-        outcome = asdict(promote(workspace.run(run_id), workspace.models, config.gate))
+        answer = Approval(**approval) if approval else None
+        outcome = asdict(promote(workspace.run(run_id), workspace.models, config.gate, answer))
         if not outcome["promoted"]:
-            rejection = AirflowFailException if config.gate.on_rejection == "fail" else AirflowSkipException
+            rejection = Rejected if config.gate.on_rejection == "fail" else AirflowSkipException
             raise rejection(outcome["reason"])
         outlet_events[CHAMPION].extra = {"run_id": run_id, **outcome}
         return outcome
 
-    chain(evaluate(train(normalize(load()))), promote())
+    evaluated = evaluate(train(normalize(load())))
+    if APPROVAL:
+        from mnist_approve import Approve
+
+        approve = Approve(task_id="approve", wait=APPROVAL)
+        chain(evaluated, approve, promote(approve.output))
+    else:
+        chain(evaluated, promote())
 
 
 mnist_training()

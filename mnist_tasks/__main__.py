@@ -68,6 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     keep = ("--keep", {"type": int, "required": True, "metavar": "N", "help": "how many of the newest to keep"})
     _command(actions, "prune", "remove old versions; never the champion nor the one before it", prune, keep)
     _command(actions, "repair", "put right what verify finds; deletes nothing", repair)
+    _command(actions, "retire", "have no champion any more, where no version can be used", retire, reason)
 
     images = ("image", {"nargs": "+", "type": Path, "help": "a PNG or any other image file of one digit"})
     which = ("--version", {"default": "champion", "metavar": "VERSION", "help": "default: the champion"})
@@ -211,6 +212,13 @@ def repair(options: argparse.Namespace, workspace: Workspace) -> int:
             _print(options, done, done)
         raise
     _print(options, done, done or ["nothing to repair"])
+    return YES
+
+
+def retire(options: argparse.Namespace, workspace: Workspace) -> int:
+    """Have no champion any more."""
+    number = ModelDirectory(workspace.models).retire(options.reason, _user())
+    _print(options, number, [f"version {number} is champion no more; the next candidate is judged by the floors alone"])
     return YES
 
 

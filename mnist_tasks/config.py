@@ -217,10 +217,12 @@ def form() -> dict[str, dict[str, dict[str, Any]]]:
 
     A parameter of the training is empty (null) by default: then it is as the recipe has it.
     """
-    training = {name: _as_in_the_recipe(name, schema) for name, schema in _properties(TrainConfig).items()}
+    fields = {name: _as_in_the_recipe(name, schema) for name, schema in _properties(TrainConfig).items()}
+    model = {name: fields.pop(name) for name in ("architecture", "hidden_units", "activation", "dropout")}
     return {
         "Data": _properties(DataConfig),
-        "Training": _properties(RecipeName) | training,
+        "Model": _properties(RecipeName) | model,
+        "Training": fields,
         "Gate": _properties(Policy),
     }
 

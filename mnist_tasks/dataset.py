@@ -20,6 +20,7 @@ PIXEL_MAX = 255
 ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 
 Split = Literal["train", "test"]
+SPLITS: tuple[Split, ...] = ("train", "test")
 UInt8 = npt.NDArray[np.uint8]
 Float32 = npt.NDArray[np.float32]
 

@@ -13,10 +13,11 @@ import numpy as np
 from mnist_tasks.dataset import DIGITS, Dataset, Float32, UInt8
 from mnist_tasks.errors import ModelError
 from mnist_tasks.files import read_json, sha256, write_atomically, write_json
-from mnist_tasks.integrity import Finding, inspect, inspect_keras_file, unusable
+from mnist_tasks.integrity import Finding, finite, inspect, inspect_keras_file, unusable
 from mnist_tasks.metrics import Metrics, measure
+from mnist_tasks.models import weights_sha256
 from mnist_tasks.registry import GOLDEN, MODEL, SAVED_MODEL, ModelDirectory
-from mnist_tasks.runtime import reported, use_devices
+from mnist_tasks.runtime import log_group, reported, use_devices
 
 if TYPE_CHECKING:
     import keras
@@ -73,6 +74,7 @@ def evaluate(dataset_folder: Path, run: Path, models: Path) -> Evaluated:
         InputError: if the dataset cannot be read.
         ModelError: if what `train` wrote about the training cannot be read.
     """
+    log.info("reading the candidate in %s and the test images in %s", run, dataset_folder)
     dataset = Dataset(dataset_folder)
     description = dataset.description()
     images, labels = dataset.normalized("test"), np.array(dataset.labels("test"))
@@ -80,15 +82,20 @@ def evaluate(dataset_folder: Path, run: Path, models: Path) -> Evaluated:
     history, training = (read_json(run / name, "train") for name in ("history.json", "training.json"))
 
     log.info("evaluating on the %s", use_devices())
+    # Before they are loaded: what is measured must be what was hashed.
+    files = _digests(run, MODEL, SAVED_MODEL)
     inspection = inspect(run / MODEL, run / SAVED_MODEL, raw[:GOLDEN_IMAGES])
+    if inspection.model:
+        inspection.findings.append(_same_weights(inspection.model, training["weights_sha256"]))
     candidate = _measure(inspection.model, inspection.findings, images, labels)
     champion, number, champion_config = _champion(ModelDirectory(models), raw, images, labels)
     for model in filter(None, (candidate, champion)):
         for finding in model.findings:
             log.log(logging.DEBUG if finding.passed else logging.ERROR, "%s", finding.message)
     measured = {"candidate": candidate.metrics, f"champion {number}": champion.metrics if champion else None}
-    for line in table({name: metrics for name, metrics in measured.items() if metrics}):
-        log.info("%s", line)
+    with log_group(log, "the metrics"):
+        for line in table({name: metrics for name, metrics in measured.items() if metrics}):
+            log.info("%s", line)
 
     mistakes = []
     if candidate.metrics and candidate.probabilities is not None and inspection.golden is not None:
@@ -101,7 +108,8 @@ def evaluate(dataset_folder: Path, run: Path, models: Path) -> Evaluated:
         {
             "dataset": dataset.digest,
             **{name: description[name] for name in ("source", "train_images", "test_images")},
-            "files": {name: sha256(run / name) for name in _to_publish(run)},
+            "files": files | _digests(run, GOLDEN, "history.json", "figures"),
+            "training_sha256": sha256(run / "training.json"),
             "signatures": inspection.signatures,
             "mistakes": mistakes,
             "candidate": candidate.record(dataset, training["config"]),
@@ -128,10 +136,13 @@ def _champion(
         number = champion.number
         models.verify(champion)
         config = champion.metadata()["config"]
-    except ModelError as error:
+    except (ModelError, KeyError) as error:
         return Measured([Finding("files", False, str(error))]), number, {}
     inspection = inspect_keras_file(champion.model, raw[:GOLDEN_IMAGES])
     findings = [Finding("files", True, f"the files of version {number} are as published"), *inspection.findings]
+    if not inspection.passed:
+        way_out = "go back with `models rollback`, or, if no version can be used any more, to none with `models retire`"
+        findings.append(Finding("champion", False, f"version {number} cannot be measured; {way_out}"))
     return _measure(inspection.model, findings, images, labels), number, config
 
 
@@ -142,8 +153,7 @@ def _measure(model: keras.Model | None, findings: list[Finding], images: Float32
     chunks = [np.asarray(model(images[i : i + CHUNK], training=False)) for i in range(0, len(images), CHUNK)]
     probabilities = np.concatenate(chunks)
     bad = unusable(probabilities)
-    text = f"gives NaN or infinity for {bad:,} of {len(labels):,} test images"
-    findings = [*findings, Finding("test images finite", not bad, text, bad, 0)]
+    findings = [*findings, finite("test images finite", MODEL, bad, len(labels), "test images")]
     return Measured(findings) if bad else Measured(findings, probabilities, measure(probabilities, labels))
 
 
@@ -178,11 +188,16 @@ def _draw(
     figures.recall_by_digit(candidate.digits, of_champion, folder / "recall.png")
 
 
-def _to_publish(run: Path) -> list[str]:
-    """The files that a version of this candidate would consist of, relative to the run's folder."""
-    paths = [run / MODEL, run / GOLDEN, run / "history.json"]
-    paths += [path for folder in (SAVED_MODEL, "figures") for path in sorted((run / folder).rglob("*"))]
-    return [path.relative_to(run).as_posix() for path in paths if path.is_file()]
+def _same_weights(model: keras.Model, expected: str) -> Finding:
+    found = weights_sha256(model)
+    verb = "are" if found == expected else "are not"
+    return Finding("weights", found == expected, f"the weights {verb} those that train wrote down: {found}")
+
+
+def _digests(run: Path, *names: str) -> dict[str, str]:
+    """SHA-256 of files, and of all those in folders, of these names, by their path in the run's folder."""
+    paths = [path for name in names for path in (run / name, *sorted((run / name).rglob("*")))]
+    return {path.relative_to(run).as_posix(): sha256(path) for path in paths if path.is_file()}
 
 
 def table(measured: dict[str, Metrics]) -> Iterator[str]:

@@ -58,6 +58,11 @@ def read_json(path: Path, task: str) -> Any:
         raise ModelError(f"{path} cannot be read: {error}; clear the {task} task to write it again") from error
 
 
+def copy(source: Path, target: Path) -> None:
+    """Copy a file's content in place, for `write_atomically`."""
+    shutil.copyfile(source, target)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write text in place, for `write_atomically`."""
     path.write_text(text, encoding="utf-8")

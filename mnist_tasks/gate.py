@@ -33,7 +33,7 @@ LONGEST = 40  # characters of a value in a message
 # More failures than these are counted in the reason; the decision has them all.
 NAMED_FAILURES = 3
 
-OVERALL, INTEGRITY = "overall", "integrity"
+OVERALL, INTEGRITY, APPROVAL = "overall", "integrity", "approval"
 
 Outcome = Literal["promoted", "rejected", "refused"]
 Verdict = Literal["passed", "failed", "skipped"]
@@ -133,9 +133,9 @@ class Policy(Settings):
 class Check:
     """One rule and how the candidate stood against it.
 
-    `rule` is the policy's field, or `integrity`; `slice` is `overall` or a digit. `value` is what was compared with
-    `bound` (for a change check candidate minus champion), `baseline` the champion's metric; each is None where there is
-    no finite number.
+    `rule` is the policy's field, `integrity` or `approval`; `slice` is `overall` or a digit. `value` is what was
+    compared with `bound` (for a change check candidate minus champion), `baseline` the champion's metric; each is None
+    where there is no finite number.
     """
 
     rule: str
@@ -163,6 +163,21 @@ class Decision:
     @property
     def promoted(self) -> bool:
         return self.outcome == "promoted"
+
+
+@dataclass(frozen=True)
+class Approval:
+    """What a person said about a candidate that the gate lets pass.
+
+    `approved` is None if nobody was asked, as the gate does not let it pass; `by` is None if nobody answered in time.
+    `evaluation` is the SHA-256 of the `evaluation.json` that the answer is about.
+    """
+
+    evaluation: str
+    approved: bool | None = None
+    by: str | None = None
+    at: str | None = None
+    comment: str = ""
 
 
 def decide(candidate: Mapping[str, Any], champion: Mapping[str, Any] | None, policy: Policy) -> Decision:
@@ -204,6 +219,29 @@ def decide(candidate: Mapping[str, Any], champion: Mapping[str, Any] | None, pol
     if bad:
         return Decision("rejected", False, _several(bad), checks)
     return Decision("promoted", False, f"{floor.message}; {accuracy_change.message}", checks)
+
+
+def with_approval(decision: Decision, approval: Approval) -> Decision:
+    """The decision with a person's answer as one more check: it can stop a promotion, and never make one."""
+    answered = approval.approved is not None
+    comment = f": {approval.comment}" if approval.comment else ""
+    if not answered:
+        why = "; clear the approve task" if decision.promoted else ", as the gate does not let the candidate pass"
+        message = f"nobody was asked for approval{why}"
+    elif approval.by is None:
+        message = "rejected: nobody answered in time"
+    else:
+        message = f"{'approved' if approval.approved else 'rejected'} by {approval.by}{comment}"
+    # A yes counts only with a name to it.
+    passed = approval.approved is True and approval.by is not None
+    verdict: Verdict = "passed" if passed else "failed" if answered or decision.promoted else "skipped"
+    check = Check(APPROVAL, APPROVAL, OVERALL, None, None, None, verdict, message)
+    checks = (*decision.checks, check)
+    if not decision.promoted:
+        return replace(decision, checks=checks)
+    if passed:
+        return replace(decision, reason=f"{decision.reason}; {message}", checks=checks)
+    return Decision("rejected", False, message, checks)
 
 
 def _integrity(whose: str, evaluation: Mapping[str, Any]) -> Iterator[Check]:

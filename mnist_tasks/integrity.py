@@ -64,9 +64,9 @@ def inspect_keras_file(path: Path, golden: UInt8) -> Inspection:
     found = Inspection()
     try:
         model = keras.saving.load_model(path, safe_mode=True)
-        inputs, outputs = model.inputs[0], model.outputs[0]
+        (inputs,), (outputs,) = model.inputs, model.outputs
         signature = {"inputs": list(inputs.shape), "dtype": inputs.dtype, "outputs": list(outputs.shape)}
-        probabilities = np.asarray(model(scaled(golden), training=False))
+        probabilities = _checked(model(scaled(golden), training=False), golden)
     # Keras lets through whatever its parts raise: OSError, ValueError, KeyError, TypeError, BadZipFile and more.
     except Exception as error:
         found.findings.append(Finding("model.keras", False, f"{path} cannot be loaded and used: {_line(error)}"))
@@ -93,17 +93,29 @@ def inspect(keras_file: Path, saved_model: Path, golden: UInt8) -> Inspection:
         (outputs,) = serving.structured_outputs.values()
         signature = {"inputs": list(inputs.shape), "dtype": inputs.dtype.name, "outputs": list(outputs.shape)}
         (answer,) = serving(**{name: tf.constant(golden)}).values()
-        probabilities = answer.numpy()
+        probabilities = _checked(answer, golden)
     except Exception as error:  # as with Keras: OSError, KeyError, and any of TensorFlow's own
         found.findings.append(Finding("saved_model", False, f"{saved_model} cannot be loaded and used: {_line(error)}"))
         return found
     found.signatures["serving_default"] = signature
     found.findings.append(Finding("saved_model", True, "the SavedModel loads"))
     found.findings.append(_signature("serving_default", signature, SERVING_SIGNATURE))
-    found.findings += _probabilities("the SavedModel", probabilities)
-    if found.golden is not None:
+    usable = list(_probabilities("the SavedModel", probabilities))
+    found.findings += usable
+    if found.golden is not None and all(finding.passed for finding in usable):
         found.findings.append(same("agreement", "model.keras and the SavedModel", found.golden, probabilities))
     return found
+
+
+def _checked(answer: Any, golden: UInt8) -> Float32:
+    """A model's answer as an array of probabilities, or a `ValueError` if it is anything else."""
+    probabilities = np.asarray(answer)
+    if probabilities.dtype != np.float32 or probabilities.shape != (len(golden), DIGITS):
+        raise ValueError(
+            f"it gives {probabilities.dtype} {probabilities.shape} for {len(golden)} images, but float32 "
+            f"{(len(golden), DIGITS)} is needed"
+        )
+    return probabilities
 
 
 def same(metric: str, what: str, first: Float32, second: Float32) -> Finding:
@@ -122,6 +134,12 @@ def unusable(probabilities: Float32) -> int:
     return int(np.count_nonzero(~np.isfinite(probabilities).all(axis=1)))
 
 
+def finite(metric: str, name: str, bad: int, count: int, what: str) -> Finding:
+    """Whether a model gives finite numbers for all images."""
+    text = f"NaN or infinity for {bad:,} of {count:,} {what}" if bad else f"finite numbers for all {count:,} {what}"
+    return Finding(metric, not bad, f"{name} gives {text}", bad, 0)
+
+
 def _signature(name: str, found: dict[str, Any], expected: dict[str, Any]) -> Finding:
     passed = found == expected
     message = f"{name} takes {found['dtype']} {tuple(found['inputs'])} and gives {tuple(found['outputs'])}"
@@ -132,8 +150,7 @@ def _signature(name: str, found: dict[str, Any], expected: dict[str, Any]) -> Fi
 
 def _probabilities(name: str, probabilities: Float32) -> Iterator[Finding]:
     bad = unusable(probabilities)
-    text = f"{name} gives NaN or infinity for {bad} of {len(probabilities)} golden images"
-    yield Finding(f"{name} finite", not bad, text, bad, 0)
+    yield finite(f"{name} finite", name, bad, len(probabilities), "golden images")
     if bad:
         return
     off = float(np.abs(probabilities.sum(axis=1) - 1).max())

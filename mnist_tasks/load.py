@@ -40,6 +40,7 @@ def load(source: str, datasets: Path) -> Loaded:
     Raises:
         InputError: if the source is missing, unreadable, corrupt, or holds something else than labelled 28x28 digits.
     """
+    log.info("reading the data source %s", source)
     datasets.mkdir(parents=True, exist_ok=True)
     known = KNOWN_DIGESTS.get(source)
     # A lock of its own, not the digest's: two first runs must not both clear each other's staging folder.

@@ -43,7 +43,7 @@ def _main(folder: Path) -> int:
     try:
         with np.load(folder / GOLDEN) as golden:
             images, then = golden["images"], golden["probabilities"]
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # NumPy lets through BadZipFile, EOFError, KeyError, OSError, ValueError and more
         print(f"{folder / GOLDEN} cannot be read: {error}")
         return 1
     found = inspect(folder / MODEL, folder, images)

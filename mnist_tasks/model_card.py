@@ -96,6 +96,7 @@ def _body(metadata: Mapping[str, Any], evaluation: Mapping[str, Any], decision: 
             ("measured on", f"{evaluation['test_images']:,} test images of {_dataset_name(evaluation)}"),
             ("published", f"{metadata['published']}, by {metadata['published_by']}"),
             ("decision", decision["reason"]),
+            *([("approved by", metadata["approved_by"])] if metadata.get("approved_by") else []),
         ],
     )
     yield from LOADING.splitlines()

@@ -6,11 +6,14 @@ does not import Keras; building a model does.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from mnist_tasks.dataset import DIGITS, IMAGE_SHAPE, PIXEL_MAX
 
@@ -131,6 +134,20 @@ def export(model: keras.Model, folder: Path) -> None:
     module = tf.Module()
     module.weights = [weight.value for weight in model.weights]
     tf.saved_model.save(module, folder, signatures={"serving_default": tf.function(serve, input_signature=[images])})
+
+
+def weights_sha256(model: keras.Model) -> str:
+    """SHA-256 over type, shape and bytes of each weight, in the model's order.
+
+    Equal for equal weights, unlike the digest of a `.keras` file, which carries a date, and of weights with their
+    names, which Keras numbers through a process.
+    """
+    digest = hashlib.sha256()
+    for weight in model.weights:
+        array = np.ascontiguousarray(weight)
+        digest.update(f"{array.dtype} {array.shape}\n".encode())
+        digest.update(array.data)
+    return digest.hexdigest()
 
 
 def _probabilities() -> keras.Layer:

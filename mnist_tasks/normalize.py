@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from filelock import FileLock
 
-from mnist_tasks.dataset import PIXEL_MAX, Dataset, Float32, Split, UInt8, write_array
+from mnist_tasks.dataset import PIXEL_MAX, SPLITS, Dataset, Float32, Split, UInt8, write_array
 from mnist_tasks.errors import InputError
 from mnist_tasks.files import write_atomically
 from mnist_tasks.runtime import reported
@@ -42,10 +42,11 @@ def normalize(dataset_folder: Path) -> Normalized:
     Raises:
         InputError: if the folder holds no dataset.
     """
+    log.info("reading the raw images in %s", dataset_folder)
     dataset = Dataset(dataset_folder)
     dataset.description()
     with FileLock(dataset_folder.parent / ".lock"):
-        written = [split for split in ("train", "test") if _write_split(dataset, split)]
+        written = [split for split in SPLITS if _write_split(dataset, split)]
     log.info("%s float32 images in [0, 1] in %s", "wrote" if written else "reusing", dataset_folder)
     return Normalized(dataset.digest, reused=not written)
 

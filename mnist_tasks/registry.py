@@ -135,9 +135,14 @@ class ModelDirectory:
         try:
             target = self.link.readlink()
         except FileNotFoundError:
-            if number := last_champion(self.recorded()):
+            history = self.recorded()
+            if number := last_champion(history):
                 raise ModelError(
                     f"{self.link} is missing, but version {number} is champion by the history; run {REPAIR}"
+                ) from None
+            if not history and any(version.metadata().get("replaces") for version in self.versions()):
+                raise ModelError(
+                    f"{self.link} and {self.history_path} are missing, but there are versions; run {REPAIR}"
                 ) from None
             return None
         except OSError as error:
@@ -167,6 +172,8 @@ class ModelDirectory:
         A move that is not recorded yet, after a crash or one by hand, is the last event; a damaged line is left out and
         logged.
         """
+        for problem in self.damaged_lines():
+            log.warning("%s; run %s", problem, REPAIR)
         events = self.recorded()
         move = self._unrecorded_move(events)
         return [*events, move] if move else events
@@ -176,13 +183,16 @@ class ModelDirectory:
         moves = [event for event in self.history() if "to" in event and datetime.fromisoformat(event["time"]) <= at]
         return last_champion(moves)
 
-    def damage(self, version: Version) -> list[str]:
+    def damage(self, version: Version, *, documents: bool = True) -> list[str]:
         """What is wrong with each file of a version that is missing, or is not the one that was published.
 
         `metadata.json` has the digests of the others, the history that of `metadata.json`.
+
+        Args:
+            version: the version.
+            documents: whether what only people read counts as well, beside what the model needs.
         """
-        events = (event for event in self.recorded() if event.get("to") == version.number)
-        digest = next((event["metadata_sha256"] for event in events if "metadata_sha256" in event), None)
+        digest = first_move(version.number, self.recorded()).get("metadata_sha256")
         if digest and (problem := version.changed(METADATA, digest)):
             return [problem]
         try:
@@ -191,15 +201,16 @@ class ModelDirectory:
             return [str(error).removesuffix(WAY_OUT)]
         if not isinstance(digests, dict):
             return [f"version {version.number} is damaged: {version.folder / METADATA} has no digests"]
-        return [problem for name, digest in digests.items() if (problem := version.changed(name, digest))]
+        names = [name for name in digests if documents or not is_document(name)]
+        return [problem for name in names if (problem := version.changed(name, digests[name]))]
 
     def verify(self, version: Version) -> None:
-        """Compare a version's files with the digests taken when they were published.
+        """Compare the files that a version's model needs with the digests taken when they were published.
 
         Raises:
             ModelError: naming the first file that is missing or has changed.
         """
-        if problems := self.damage(version):
+        if problems := self.damage(version, documents=False):
             raise ModelError(f"{problems[0]}{WAY_OUT}")
 
     def publish(
@@ -232,21 +243,21 @@ class ModelDirectory:
         """
         with self.writing() as history:
             version = self._published_by(published_by, history, metadata["weights_sha256"])
-            if version and any(event.get("to") == version.number for event in history):
-                # An earlier try of this task got to the end, or a later run has taken over since.
-                return version
             champion = self.champion()
             number = champion.number if champion else None
+            move = first_move(version.number, history) if version else {}
+            if version and move and (version == champion or move["from"] == replaces):
+                # An earlier try of this task got to the end, or a later run has taken over since.
+                return version
             if number != replaces:
                 raise ModelError(
                     f"the champion is {version_name(number)}, but the candidate was compared with "
                     f"{version_name(replaces)}; clear the evaluate task to compare them again"
                 )
-            # One that a kill has left is good only as long as it would replace the same champion.
-            if version is None or version.metadata()["replaces"] != number:
+            if version is None or not self._is_leftover(version, number):
                 event = "forced" if decision["forced"] else "promoted"
                 added = {"event": event, "published_by": published_by, "replaces": replaces, "reason": reason}
-                documents = {EVALUATION: to_json(evaluation), DECISION: to_json(decision)}
+                documents = {EVALUATION: evaluation, DECISION: decision}
                 version = self._write(history, files, digests, {**metadata, **added}, documents)
             self.point_at(version)
             return version
@@ -278,9 +289,9 @@ class ModelDirectory:
             raise InputError("reason: a reason is needed, for those who read the history later")
         with self.writing() as history:
             done = self._published_by(published_by, history) if once else None
-            if done and any(event.get("to") == done.number for event in history):
+            if done and first_move(done.number, history):
                 return done
-            if done is None or done.metadata()["replaces"] != last_champion(history):
+            if done is None or not self._is_leftover(done, last_champion(history)):
                 done = self.restore(self._target(to, history), history, reason, published_by, load_test)
             self.point_at(done)
             return done
@@ -302,6 +313,8 @@ class ModelDirectory:
             champion = last_champion(history)
             moves = [event for event in history if "to" in event]
             needed = {champion, moves[-1]["from"] if moves else None, before(champion, history)}
+            # The same by the champion itself, should the history have lost a line.
+            needed |= {version.metadata().get("replaces") for version in self.versions() if version.number == champion}
             removed = [version for version in self.versions()[:-keep] if version.number not in needed]
             for version in removed:
                 self._remove(version, history)
@@ -320,15 +333,21 @@ class ModelDirectory:
     def _published_by(
         self, name: str, history: list[dict[str, Any]], weights_sha256: str | None = None
     ) -> Version | None:
-        """The version that a run has published already, with these weights if given; it may not be champion yet."""
+        """The version that a run has promoted already, with these weights, or restored; it may not be champion yet."""
         for version in reversed(self.versions()):
             # The history is enough for a version that was ever champion, even if its folder is damaged.
             known = first_move(version.number, history)
             if "published_by" not in known:
                 known = version.metadata()
-            if known.get("published_by") == name and weights_sha256 in (None, known.get("weights_sha256")):
+            same = "restores" in known if weights_sha256 is None else weights_sha256 == known.get("weights_sha256")
+            if known.get("published_by") == name and same:
                 return version
         return None
+
+    def _is_leftover(self, version: Version, champion: int | None) -> bool:
+        """Whether a version that a kill has left can still become champion: newest, whole, and made to replace it."""
+        newest = version == self.versions()[-1] and not first_move(version.number, self.recorded())
+        return newest and version.metadata().get("replaces") == champion and not self.damage(version)
 
     def _target(self, to: int | None, history: list[dict[str, Any]]) -> Version:
         champion = last_champion(history)
@@ -353,7 +372,9 @@ class ModelDirectory:
         self.verify(target)
         load_test(target.folder)
         metadata = target.metadata()
-        digests = {name: digest for name, digest in metadata["sha256"].items() if name != CARD}
+        # The card is written anew; a figure that is lost is no reason to do without the model.
+        whole = {name: digest for name, digest in metadata["sha256"].items() if not target.changed(name, digest)}
+        digests = {name: digest for name, digest in whole.items() if name != CARD}
         added = {
             "event": "rolled back",
             "published_by": published_by,
@@ -370,7 +391,7 @@ class ModelDirectory:
         files: Mapping[str, Path],
         digests: Mapping[str, str],
         metadata: Mapping[str, Any],
-        documents: Mapping[str, str],
+        documents: Mapping[str, Mapping[str, Any]],
         *,
         link: bool = False,
     ) -> Version:
@@ -378,6 +399,8 @@ class ModelDirectory:
         number = 1 + max(self._numbers_used(history), default=0)
         with new_folder(self.root / str(number)) as staging:
             new = Version(number, staging)
+            if DECISION in documents:
+                documents = {**documents, DECISION: {**documents[DECISION], "version": number}}
             for name, path in files.items():
                 (staging / name).parent.mkdir(parents=True, exist_ok=True)
                 _link_or_copy(path, staging / name) if link else shutil.copyfile(path, staging / name)
@@ -385,8 +408,8 @@ class ModelDirectory:
                     raise ModelError(
                         f"{path} has SHA-256 {found}, but {digests[name]} was evaluated; clear the evaluate task"
                     )
-            for name, text in documents.items():
-                (staging / name).write_text(text, encoding="utf-8")
+            for name, document in documents.items():
+                (staging / name).write_text(to_json(document), encoding="utf-8")
             metadata = {**metadata, "version": number, "published": _now()}
             (staging / CARD).write_text(model_card(metadata, new.evaluation(), new.decision()), encoding="utf-8")
             written = {name: sha256(staging / name) for name in (*documents, CARD)}
@@ -429,39 +452,62 @@ class ModelDirectory:
         self._complete_history()
 
     def recorded(self) -> list[dict[str, Any]]:
-        """The lines of the history that can be read."""
-        events = []
-        for number, line, event in self._lines():
-            if event:
-                events.append(event)
-            else:
-                log.warning("%s; run %s", self._damaged_line(number, line), REPAIR)
-        return events
+        """The events of the history that can be read."""
+        return [event for _, _, event in self._lines() if event]
 
     def damaged_lines(self) -> list[str]:
         """What is wrong with each line of the history that cannot be read."""
         return [self._damaged_line(number, line) for number, line, event in self._lines() if not event]
 
-    def drop_damaged_lines(self) -> Path:
-        """Move the lines of the history that cannot be read to a file beside it; for a writer."""
-        lines, aside = self._lines(), self.history_path.with_suffix(".damaged")
-        with aside.open("a", encoding="utf-8") as file:
-            file.writelines(f"{line}\n" for _, line, event in lines if not event)
-            file.flush()
-            os.fsync(file.fileno())
-        whole = "".join(f"{line}\n" for _, line, event in lines if event)
-        write_atomically(self.history_path, lambda temporary: write_text(temporary, whole))
+    def gaps(self) -> list[dict[str, Any]]:
+        """The moves that the history lacks, as the versions that were published tell them."""
+        events = self.history()
+        return [event for event in self._filled(events) if event not in events]
+
+    def mend_history(self) -> Path:
+        """Fill the gaps, and move lines that cannot be read to a file beside it, which is returned; for a writer."""
+        aside = self.history_path.with_suffix(".damaged")
+        if damaged := [line for _, line, event in self._lines() if not event]:
+            with aside.open("ab") as file:
+                file.writelines(line + b"\n" for line in damaged)
+                file.flush()
+                os.fsync(file.fileno())
+        text = "".join(f"{json.dumps(event)}\n" for event in self._filled(self.history()))
+        write_atomically(self.history_path, lambda temporary: write_text(temporary, text))
         return aside
 
-    def _damaged_line(self, number: int, line: str) -> str:
+    def _filled(self, events: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The events, with the moves between that lead from where the link was to where the next move found it."""
+        filled: list[dict[str, Any]] = []
+        previous = None
+        for event in events:
+            if "to" in event:
+                filled += self._moves(previous, event["from"])
+                previous = event["to"]
+            filled.append(event)
+        return filled
+
+    def _moves(self, previous: int | None, number: int | None) -> list[dict[str, Any]]:
+        """The moves from one champion to another by what the versions in between say they replaced; none if unknown."""
+        moves: list[dict[str, Any]] = []
+        while number is not None and number != previous and number not in [move["to"] for move in moves]:
+            folders = (self.root / str(number), self.root / "pruned" / str(number))
+            move = next(filter(None, map(promotion, folders)), None)
+            if move is None:
+                break
+            moves.insert(0, move)
+            number = move["from"]
+        return moves
+
+    def _damaged_line(self, number: int, line: bytes) -> str:
         return f"{self.history_path}: line {number} is damaged and left out: {line[:80]!r}"
 
-    def _lines(self) -> list[tuple[int, str, dict[str, Any] | None]]:
-        """The number, the text and the event of each line; no event if it is damaged."""
+    def _lines(self) -> list[tuple[int, bytes, dict[str, Any] | None]]:
+        """The number, the bytes and the event of each line; no event if it is damaged."""
         if not self.history_path.exists():
             return []
-        text = self.history_path.read_text(encoding="utf-8", errors="replace")
-        return [(number, line, _event(line)) for number, line in enumerate(text.splitlines(), start=1)]
+        lines = self.history_path.read_bytes().removesuffix(b"\n").split(b"\n")
+        return [(number, line, _event(line)) for number, line in enumerate(lines, start=1)]
 
     def _unrecorded_move(self, history: list[dict[str, Any]]) -> dict[str, Any] | None:
         """The event of the move that the link shows and the history has not got, or None if it has."""
@@ -472,24 +518,29 @@ class ModelDirectory:
             return None
         if champion is None or champion.number == last:
             return None
-        event = {
-            "time": _time(self.link.lstat().st_mtime),
-            "event": "moved by hand",
-            "from": last,
-            "to": champion.number,
-            "reason": "the champion link was moved from outside",
-        }
-        if any(known.get("to") == champion.number for known in history):
+        time = _time(self.link.lstat().st_mtime)
+        event = promotion(champion.folder, time)
+        if event and not first_move(champion.number, history):
             return event
-        try:
-            metadata = champion.metadata()
-        except ModelError as error:
-            log.warning("%s", error)
-            return event
-        names = ("event", "reason", "published_by", "run_id", "restores", "weights_sha256")
-        digest = sha256(champion.folder / METADATA)
-        known = {name: metadata[name] for name in names if metadata.get(name) is not None}
-        return {**event, **known, "metadata_sha256": digest}
+        reason = "the champion link was moved from outside"
+        return {"time": time, "event": "moved by hand", "from": last, "to": champion.number, "reason": reason}
+
+    def retire(self, reason: str, published_by: str) -> int:
+        """Have no champion any more; the versions stay. Returns the number of the last one.
+
+        The way out where no version can be used: the next candidate is then judged by the floors alone.
+        """
+        if not reason.strip():
+            raise InputError("reason: a reason is needed, for those who read the history later")
+        with self.writing() as history:
+            number = last_champion(history)
+            if number is None:
+                raise InputError(f"{self.root} has no champion")
+            self.link.unlink(missing_ok=True)
+            fsync(self.root)
+            event = {"event": "retired", "from": number, "to": None, "reason": reason, "published_by": published_by}
+            self.append(event)
+            return number
 
     def _complete_history(self) -> None:
         if move := self._unrecorded_move(self.recorded()):
@@ -508,7 +559,7 @@ class ModelDirectory:
         fsync(self.root)
 
 
-def _event(line: str) -> dict[str, Any] | None:
+def _event(line: bytes) -> dict[str, Any] | None:
     """An event of the history, or None if the line is damaged."""
     try:
         event: dict[str, Any] = json.loads(line)
@@ -518,9 +569,39 @@ def _event(line: str) -> dict[str, Any] | None:
     return event if whole else None
 
 
+def promotion(folder: Path, time: str | None = None) -> dict[str, Any] | None:
+    """The event that made a version champion, by its own metadata; None if they cannot be read.
+
+    Args:
+        folder: the version's, or that of what is kept of a pruned one.
+        time: when it became champion, by default when it was published.
+    """
+    version = Version(0, folder)
+    try:
+        metadata = version.metadata()
+        digest = sha256(folder / METADATA)
+    except (ModelError, OSError):
+        return None
+    names = ["event", "reason", "published_by", "run_id", "restores", "weights_sha256"]
+    if "restores" not in metadata:  # what was approved is the first promotion, not the way back to it
+        names.append("approved_by")
+    known = {name: metadata[name] for name in names if metadata.get(name) is not None}
+    forced = {"forced": True} if metadata.get("forced") else {}
+    try:
+        moved = {"time": time or metadata["published"], "from": metadata["replaces"], "to": metadata["version"]}
+    except KeyError:
+        return None
+    return {**moved, **known, **forced, "metadata_sha256": digest}
+
+
+def is_document(name: str) -> bool:
+    """Whether a file of a version is for people only; the model works without it."""
+    return name in (CARD, "history.json") or name.startswith("figures/")
+
+
 def first_move(number: int | None, history: list[dict[str, Any]]) -> dict[str, Any]:
     """The event that first made a version champion; empty if none is known."""
-    return next((event for event in history if event.get("to") == number), {})
+    return next((event for event in history if number is not None and event.get("to") == number), {})
 
 
 def before(number: int | None, history: list[dict[str, Any]]) -> int | None:

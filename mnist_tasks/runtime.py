@@ -50,6 +50,16 @@ def reported(task: Callable[P, R]) -> Callable[P, R]:
     return wrapper
 
 
+@contextmanager
+def log_group(log: logging.Logger, title: str) -> Iterator[None]:
+    """Around lines of the log that Airflow's UI shows folded up under a title."""
+    log.info("::group::%s", title)
+    try:
+        yield
+    finally:
+        log.info("::endgroup::")
+
+
 def peak_memory_mb() -> float:
     """The largest resident set that this process has had since it was forked or started, in MB (10^6 bytes).
 

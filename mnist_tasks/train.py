@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import shutil
 from collections.abc import Iterator
@@ -20,10 +19,10 @@ from mnist_tasks.errors import InputError
 from mnist_tasks.events import EventFiles
 from mnist_tasks.files import new_folder, remove_staging_folders, write_atomically, write_json
 from mnist_tasks.fit import Epoch, Rows, build, fit
-from mnist_tasks.models import export, published_model, trainable_model
+from mnist_tasks.models import export, published_model, trainable_model, weights_sha256
 from mnist_tasks.provenance import git_commit, hardware, library_versions
 from mnist_tasks.registry import MODEL, SAVED_MODEL
-from mnist_tasks.runtime import distribution, is_chief, reported, use_devices, use_threads
+from mnist_tasks.runtime import distribution, is_chief, log_group, reported, use_devices, use_threads
 
 if TYPE_CHECKING:
     import keras
@@ -65,6 +64,7 @@ def train(dataset_folder: Path, config: TrainConfig, run: Path) -> Trained:
             cannot be read, the device is not there or too small, or the folder cannot hold a checkpoint.
         TrainingDivergedError: if the loss is no longer a finite number; no model is written then.
     """
+    log.info("reading the training images in %s", dataset_folder)
     dataset = Dataset(dataset_folder)
     rows, validation_rows = split(dataset.description()["train_images"], config)
     images, labels = dataset.normalized("train"), dataset.labels("train")
@@ -76,7 +76,10 @@ def train(dataset_folder: Path, config: TrainConfig, run: Path) -> Trained:
     writes = config.strategy != "multi_worker" or is_chief()
     fallen_back = config.device == "auto" and device.startswith("CPU")
     log.info("training on the %s%s", device, ": TensorFlow sees no GPU" if fallen_back else "")
-    log.info("%s images, %s", f"{len(rows):,}", ", ".join(f"{name} {value}" for name, value in config))
+    log.info("%s images", f"{len(rows):,}")
+    with log_group(log, "the recipe"):
+        for name, value in config:
+            log.info("%s: %s", name, value)
     recipe = config.model_dump(exclude=NOT_IN_THE_RECIPE)
     origin = {"config": recipe, "dataset": dataset.digest, "library_versions": library_versions()}
     checkpoint = Checkpoint(run / "checkpoint.npz", origin, writable=writes)
@@ -104,6 +107,8 @@ def train(dataset_folder: Path, config: TrainConfig, run: Path) -> Trained:
             if events:  # before the checkpoint: a kill between the two then repeats an event, and loses none
                 events.write(epoch, float(model.optimizer.learning_rate))
             checkpoint.save(model, progress)
+            if writes:  # for those who watch the run
+                write_json(run / "history.json", [asdict(done) for done in progress.epochs])
             _report(epoch, config)
     final = progress.epochs[-1]
     if config.patience:
@@ -201,17 +206,3 @@ def _out_of_memory_named(config: TrainConfig) -> Iterator[None]:
             f"such as {max(1, config.batch_size // 2):,}, or a smaller architecture than {config.architecture} "
             f"({error.message.splitlines()[0]})"
         ) from error
-
-
-def weights_sha256(model: keras.Model) -> str:
-    """SHA-256 over type, shape and bytes of each weight, in the model's order.
-
-    Equal for equal weights, unlike the digest of a `.keras` file, which carries a date, and of weights with their
-    names, which Keras numbers through a process.
-    """
-    digest = hashlib.sha256()
-    for weight in model.weights:
-        array = np.ascontiguousarray(weight)
-        digest.update(f"{array.dtype} {array.shape}\n".encode())
-        digest.update(array.data)
-    return digest.hexdigest()

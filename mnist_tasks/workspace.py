@@ -45,7 +45,13 @@ class Workspace:
         return self.root / "models"
 
     def run(self, run_id: str) -> Path:
-        """The folder of a run's working files, made if needed.
+        """The folder of a run's working files, made if needed; raises as `run_folder`."""
+        folder = self.run_folder(run_id)
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def run_folder(self, run_id: str) -> Path:
+        """Where a run's working files are, or would be.
 
         Raises:
             InputError: if the run id is no plain name and could lead out of the folder.
@@ -55,9 +61,7 @@ class Workspace:
                 f"run id {run_id!r} cannot name a folder: use at most 200 letters, digits and _ . ~ : + -, "
                 "not starting with a dot or a colon"
             )
-        folder = self.root / "runs" / run_id
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder
+        return self.root / "runs" / run_id
 
     def dataset(self, digest: str) -> Path:
         """The folder of a dataset.

@@ -26,12 +26,13 @@ def main() -> None:
     deadline = time.monotonic() + STOP_SECONDS
     for service in services:
         found |= _with_descendants(service)
-        if service.is_running():
+        with suppress(psutil.NoSuchProcess):
             service.terminate()
     while found:
         if time.monotonic() > deadline:
             for process in found:
-                process.kill()
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
         found = {after for process in found for after in _with_descendants(process)}
         time.sleep(0.2)
 

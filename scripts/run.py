@@ -46,6 +46,11 @@ def main(arguments: list[str]) -> int:
     try:
         parameters = parse(arguments)
         RunConfig.from_parameters(parameters)  # refuses what the DAG would refuse, before Airflow is started for it
+        if os.environ.get("MNIST_APPROVAL", "").strip():
+            raise LaunchError(
+                "MNIST_APPROVAL is set, and this command has no UI in which a person could approve the model; trigger "
+                "mnist_training in the UI of make up, or unset MNIST_APPROVAL"
+            )
         workspace = Workspace.from_environment()
         workspace.prepare()
         with tempfile.TemporaryDirectory() as private:
@@ -153,6 +158,8 @@ def show(run: Run, task: dict[str, Any], seen: Seen) -> None:
     if try_number != seen.try_number:
         seen.try_number, seen.log_bytes = try_number, 0
     for line in new_lines(run.log_path(task["task_id"], try_number), seen):
+        if line["event"].startswith("::"):
+            continue  # how the UI folds lines up
         if line.get("logger", "").startswith("mnist_tasks") or line["level"] in ("error", "critical"):
             reason = [error["exc_value"] for error in line.get("error_detail", [])[:1]]
             print(f"    {': '.join([line['event'], *reason])}", flush=True)

@@ -91,7 +91,7 @@ def test_a_retry_trains_only_what_is_left(
     trained = train(dataset, TrainConfig(epochs=3), interrupted)
 
     assert "going on after epoch 2, where an earlier try stopped" in caplog.messages
-    assert [line.split(":")[0] for line in caplog.messages if line.startswith("epoch")] == ["epoch 3/3"]
+    assert [line.split(":")[0] for line in caplog.messages if line.startswith("epoch ")] == ["epoch 3/3"]
     assert trained.weights_sha256 == json.loads((run / "training.json").read_text())["weights_sha256"]
 
 

@@ -25,7 +25,7 @@ from mnist_tasks.workspace import Workspace
 
 Command = Callable[..., tuple[int, str, str]]
 
-COMMANDS = ("list", "show", "verify", "history", "rollback", "prune", "repair")
+COMMANDS = ("list", "show", "verify", "history", "rollback", "prune", "repair", "retire")
 EMPTY = ("models list", "models show champion", "models verify", "models history", "models prune --keep 3")
 
 
@@ -456,3 +456,11 @@ def test_commands_that_only_read_print_json_of_one_kind(command: Command, models
     }
     for arguments, kind in kinds.items():
         assert isinstance(json.loads(command(*arguments, "--json")[1]), kind)
+
+
+def test_retire_leaves_no_champion_and_says_so(command: Command, models: ModelDirectory) -> None:
+    status, text, _ = command("models", "retire", "--reason", "nothing loads after the upgrade")
+
+    assert (status, "is champion no more" in text) == (0, True)
+    assert models.champion() is None
+    assert command("models", "retire", "--reason", "again")[0] == 2

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
 
 from mnist_tasks import figures
@@ -19,7 +22,7 @@ from mnist_tasks.evaluate import evaluate, table
 from mnist_tasks.files import sha256
 from mnist_tasks.gate import Policy, decide
 from mnist_tasks.integrity import TOLERANCE
-from mnist_tasks.metrics import measure
+from mnist_tasks.metrics import Metrics, measure
 from mnist_tasks.promote import promote
 from mnist_tasks.train import train
 from mnist_tasks.workspace import Workspace
@@ -140,7 +143,7 @@ def test_a_candidate_without_ten_outputs_is_refused(run: Path, dataset: Path, wo
     evaluated = evaluate(dataset, run, workspace.models)
 
     assert evaluated.accuracy is None
-    message = "model.keras takes float32 (None, 28, 28) and gives (None, 9), but float32 (None, 28, 28) and (None, 10)"
+    message = "it gives float32 (100, 9) for 100 images, but float32 (100, 10) is needed"
     assert message in failures(run)[0]
     assert message in refused(run, workspace)
 
@@ -158,6 +161,66 @@ def test_a_candidate_that_gives_no_probabilities_is_refused(run: Path, dataset: 
     evaluate(dataset, run, workspace.models)
 
     assert "probabilities do not sum to 1" in refused(run, workspace)
+
+
+def test_a_candidate_with_other_weights_than_train_wrote_down_is_refused(
+    run: Path, dataset: Path, workspace: Workspace
+) -> None:
+    training = json.loads((run / "training.json").read_text())
+    (run / "training.json").write_text(json.dumps({**training, "weights_sha256": "0" * 64}))
+
+    evaluate(dataset, run, workspace.models)
+
+    assert "the weights are not those that train wrote down" in refused(run, workspace)
+
+
+def test_what_is_hashed_is_what_is_measured(
+    run: Path, dataset: Path, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that is exchanged while the candidate is measured does not pass for the one that was."""
+
+    def exchange(*arguments: Any) -> Metrics:
+        save(run / "model.keras", keras.layers.Dense(10, "softmax"))
+        return measure(*arguments)
+
+    monkeypatch.setattr("mnist_tasks.evaluate.measure", exchange)
+    evaluate(dataset, run, workspace.models)
+
+    with pytest.raises(ModelError, match=r"model\.keras is not the file that was evaluated"):
+        promote(run, workspace.models, LENIENT)
+
+
+@pytest.mark.parametrize("output", ["nan", "flat", "named"])
+def test_a_saved_model_that_gives_something_else_is_refused(
+    output: str, run: Path, dataset: Path, workspace: Workspace
+) -> None:
+    def serve(images: tf.Tensor) -> dict[str, tf.Tensor]:
+        count = tf.shape(images)[0]
+        answers = {
+            "nan": {"probabilities": tf.fill([count, 10], float("nan"))},
+            "flat": {"probabilities": tf.fill([count], 0.1)},
+            "named": {"a": tf.fill([count, 10], 0.1), "b": tf.fill([count, 10], 0.1)},
+        }
+        return answers[output]
+
+    images = tf.TensorSpec((None, 28, 28), tf.uint8, name="images")
+    function = tf.function(serve, input_signature=[images])
+    shutil.rmtree(run / "saved_model")
+    tf.saved_model.save(tf.Module(), run / "saved_model", signatures={"serving_default": function})
+
+    evaluate(dataset, run, workspace.models)
+
+    assert "SavedModel" in refused(run, workspace) or "saved_model" in refused(run, workspace)
+
+
+def test_a_keras_model_with_named_or_flat_outputs_is_refused(run: Path, dataset: Path, workspace: Workspace) -> None:
+    inputs = keras.Input((28, 28))
+    digits = keras.layers.Dense(10, "softmax")(keras.layers.Flatten()(inputs))
+    for outputs in ({"digits": digits}, keras.ops.max(digits, axis=1), [digits, digits]):
+        keras.Model(inputs, outputs).save(run / "model.keras")
+
+        assert evaluate(dataset, run, workspace.models).accuracy is None
+        assert "model.keras" in refused(run, workspace)
 
 
 def test_a_candidate_whose_files_are_different_models_is_refused(
@@ -220,7 +283,8 @@ def test_a_champion_that_keras_cannot_load_is_named(
 
     evaluate(dataset, run.rename(run.with_name("second")), workspace.models)
 
-    (problem,) = failures(run.with_name("second"), "champion")
+    problem, way_out = failures(run.with_name("second"), "champion")
+    assert "go back with `models rollback`" in way_out
     assert problem.startswith(f"{champion / 'model.keras'} cannot be loaded and used")
 
 

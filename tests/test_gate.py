@@ -6,7 +6,7 @@ import copy
 import json
 import math
 import re
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mnist_tasks.errors import InputError
-from mnist_tasks.gate import DIGITS, Decision, Policy, decide
+from mnist_tasks.gate import DIGITS, Approval, Decision, Policy, decide, with_approval
 
 Evaluation = dict[str, Any]
 
@@ -590,3 +590,54 @@ def test_it_decides_the_same_every_time_and_changes_nothing(candidate: Evaluatio
 
     assert first == second == decide(*copies, POLICY)
     assert repr((candidate, champion)) == before
+
+
+YES = Approval("digest", True, "Ada (admin)", "2026-11-24T02:00:00+00:00")
+NO = Approval("digest", False, "Ada (admin)", "2026-11-24T02:00:00+00:00", "looks odd on 7")
+NO_ANSWER = Approval("digest", False, None, "2026-11-24T02:00:00+00:00")
+NOBODY_ASKED = Approval("digest")
+PROMOTED, REFUSED = decide(evaluation(), None, POLICY), decide(evaluation(integrity=[DIFFER]), None, POLICY)
+REJECTED, OVERRULED = (decide(evaluation(accuracy=0.5), None, policy) for policy in (POLICY, FORCED))
+
+
+@pytest.mark.parametrize(
+    ("approval", "outcome", "reason", "verdict"),
+    [
+        (YES, "promoted", f"{PROMOTED.reason}; approved by Ada (admin)", "passed"),
+        (NO, "rejected", "rejected by Ada (admin): looks odd on 7", "failed"),
+        (NO_ANSWER, "rejected", "rejected: nobody answered in time", "failed"),
+        (replace(NO_ANSWER, approved=True), "rejected", "rejected: nobody answered in time", "failed"),
+        (NOBODY_ASKED, "rejected", "nobody was asked for approval; clear the approve task", "failed"),
+    ],
+)
+def test_a_promotion_needs_a_yes_with_a_name(approval: Approval, outcome: str, reason: str, verdict: str) -> None:
+    decision = with_approval(PROMOTED, approval)
+
+    assert (decision.outcome, decision.reason) == (outcome, reason)
+    assert decision.checks[:-1] == PROMOTED.checks
+    assert (decision.checks[-1].rule, decision.checks[-1].verdict) == ("approval", verdict)
+    assert decision.checks[-1].message in decision.reason
+
+
+def test_a_forced_promotion_stays_forced_if_it_is_approved_and_is_none_if_not() -> None:
+    approved, rejected = with_approval(OVERRULED, YES), with_approval(OVERRULED, NO)
+
+    assert (approved.outcome, approved.forced) == ("promoted", True)
+    assert approved.reason.startswith("forced (Ada: the demo is at noon) although")
+    assert (rejected.outcome, rejected.forced) == ("rejected", False)
+
+
+@pytest.mark.parametrize("decision", [REJECTED, REFUSED])
+@pytest.mark.parametrize("approval", [YES, NO, NO_ANSWER, NOBODY_ASKED])
+def test_no_answer_promotes_what_the_gate_does_not(decision: Decision, approval: Approval) -> None:
+    answered = with_approval(decision, approval)
+
+    assert (answered.outcome, answered.reason) == (decision.outcome, decision.reason)
+    assert answered.checks[:-1] == decision.checks
+
+
+def test_where_nobody_was_asked_the_check_is_skipped_and_says_why() -> None:
+    check = with_approval(REJECTED, NOBODY_ASKED).checks[-1]
+
+    assert check.verdict == "skipped"
+    assert check.message == "nobody was asked for approval, as the gate does not let the candidate pass"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import subprocess
 import sys
 import time
@@ -16,7 +17,8 @@ import tensorflow as tf
 
 from mnist_tasks.dataset import Digits
 from mnist_tasks.errors import ModelError
-from mnist_tasks.gate import Policy
+from mnist_tasks.files import sha256
+from mnist_tasks.gate import Approval, Policy
 from mnist_tasks.load_test import load_test
 from mnist_tasks.promote import promote
 from mnist_tasks.registry import ModelDirectory
@@ -132,6 +134,26 @@ def test_a_candidate_that_changed_since_its_evaluation_is_not_promoted(
     assert ModelDirectory(workspace.models).versions() == []
 
 
+def test_a_record_of_the_training_that_changed_since_the_evaluation_is_not_published(
+    run: Path, workspace: Workspace
+) -> None:
+    training = json.loads((run / "training.json").read_text())
+    (run / "training.json").write_text(json.dumps({**training, "seconds": 1}))
+
+    with pytest.raises(ModelError, match=r"training\.json is not the file that was evaluated"):
+        promote(run, workspace.models, LENIENT)
+
+
+def test_a_decision_is_written_even_if_publishing_fails(run: Path, workspace: Workspace) -> None:
+    (workspace.models / "1").parent.mkdir(exist_ok=True)
+    (workspace.models / "history.jsonl").mkdir()
+
+    with pytest.raises(OSError, match="directory"):
+        promote(run, workspace.models, LENIENT)
+    decision = json.loads((run / "decision.json").read_text())
+    assert (decision["outcome"], decision["version"]) == ("promoted", None)
+
+
 def test_force_publishes_what_the_gate_rejects_and_says_so_everywhere(run: Path, workspace: Workspace) -> None:
     forced = promote(run, workspace.models, Policy(min_accuracy=0.99, force=True, force_reason="Ada: for the demo"))
 
@@ -217,3 +239,70 @@ def test_it_needs_neither_tensorflow_nor_numpy(run: Path, workspace: Workspace) 
     command = [sys.executable, "-c", script, str(run), str(workspace.models)]
 
     assert subprocess.run(command, check=True, capture_output=True, text=True).stdout == "set()\n"
+
+
+def answer(run: Path, approved: bool | None, by: str | None = "Ada (admin)", comment: str = "") -> Approval:
+    return Approval(sha256(run / "evaluation.json"), approved, by, "2026-11-24T02:00:00+00:00", comment)
+
+
+def test_who_approved_is_in_everything_that_is_written(run: Path, workspace: Workspace) -> None:
+    promoted = promote(run, workspace.models, LENIENT, answer(run, True, comment="fine"))
+
+    assert promoted.reason.endswith("; approved by Ada (admin): fine")
+    models = ModelDirectory(workspace.models)
+    version = models.version("1")
+    for decision in (json.loads((run / "decision.json").read_text()), version.decision()):
+        assert decision["approval"] == {
+            "evaluation": sha256(run / "evaluation.json"),
+            "approved": True,
+            "by": "Ada (admin)",
+            "at": "2026-11-24T02:00:00+00:00",
+            "comment": "fine",
+        }
+        assert decision["checks"][-1]["rule"] == "approval"
+    assert version.metadata()["approved_by"] == "Ada (admin)"
+    assert models.history()[-1]["approved_by"] == "Ada (admin)"
+    assert "| approved by | Ada (admin) |" in version.card()
+
+
+def test_a_persons_no_leaves_the_champion_and_is_the_reason(run: Path, workspace: Workspace) -> None:
+    rejected = promote(run, workspace.models, LENIENT, answer(run, False, comment="looks odd on 7"))
+
+    assert (rejected.promoted, rejected.reason) == (False, "rejected by Ada (admin): looks odd on 7")
+    assert ModelDirectory(workspace.models).versions() == []
+    assert json.loads((run / "decision.json").read_text())["outcome"] == "rejected"
+
+
+def test_a_yes_does_not_promote_what_the_gate_rejects(run: Path, workspace: Workspace) -> None:
+    rejected = promote(run, workspace.models, STRICT, answer(run, True))
+
+    assert not rejected.promoted
+    assert "is below the minimum of 0.9900" in rejected.reason
+
+
+def test_an_answer_is_of_the_evaluation_that_was_shown(run: Path, workspace: Workspace) -> None:
+    given = answer(run, True)
+    evaluation = json.loads((run / "evaluation.json").read_text())
+    (run / "evaluation.json").write_text(json.dumps(evaluation | {"train_images": 1}))
+
+    with pytest.raises(
+        ModelError, match=r"is not the evaluation that was approved or rejected; clear the approve task"
+    ):
+        promote(run, workspace.models, LENIENT, given)
+    assert ModelDirectory(workspace.models).versions() == []
+
+
+def test_going_back_to_an_approved_model_is_not_said_to_be_approved(run: Path, workspace: Workspace) -> None:
+    promote(run, workspace.models, LENIENT, answer(run, True))
+    second = Path(shutil.copytree(run, run.with_name("second")))
+    evaluation = json.loads((second / "evaluation.json").read_text())
+    (second / "evaluation.json").write_text(
+        json.dumps(evaluation | {"champion": {**evaluation["candidate"], "version": 1}})
+    )
+    promote(second, workspace.models, LENIENT)
+    models = ModelDirectory(workspace.models)
+
+    models.rollback(reason="it was bad", published_by="Bob", load_test=lambda _: None)
+
+    assert [event.get("approved_by") for event in models.history()] == ["Ada (admin)", None, None]
+    assert models.version("3").metadata()["approved_by"] == "Ada (admin)"

@@ -19,7 +19,7 @@ from mnist_tasks.errors import InputError, ModelError
 from mnist_tasks.registry import ModelDirectory, Version
 from mnist_tasks.repair import problems, repair
 from mnist_tasks.workspace import PROJECT
-from tests.helpers import COUNTS, publish, small_disk, without_root
+from tests.helpers import COUNTS, publish, small_disk, stand_in, without_root
 
 FILES = {
     *("model.keras", "saved_model.pb", "variables/variables.index", "golden.npz"),
@@ -350,7 +350,7 @@ def test_if_the_champion_cannot_be_restored_the_one_before_is_published_again(th
     shutil.rmtree(three.root.parent / "runs")
     (three.root / "3" / "model.keras").write_text("tampered")
 
-    moved, published = list(repair(three, three.root.parent / "runs", "me", load_test=lambda _: None))
+    published, moved = list(repair(three, three.root.parent / "runs", "me", load_test=lambda _: None))
     assert "moved to" in moved
     assert published == "published version 2 again as version 4: version 3 cannot be used any more"
     assert champion_number(three) == 4
@@ -362,7 +362,7 @@ def test_if_nothing_can_be_restored_there_is_no_champion(models: ModelDirectory)
     shutil.rmtree(models.root.parent / "runs")
     (models.root / "1" / "model.keras").write_text("tampered")
 
-    assert mended(models)[-1] == "no version is left: there is no champion now"
+    assert mended(models)[0] == "no version is left: there is no champion now"
     assert [(event["from"], event["to"]) for event in models.history()] == [(None, 1), (1, None), (None, 2)]
 
 
@@ -397,9 +397,11 @@ def test_a_damaged_line_of_the_history_costs_no_other(three: ModelDirectory, cap
 
     assert [event["to"] for event in three.history()] == [1, 3]
     assert "line 2 is damaged" in caplog.text
-    assert len(list(problems(three))) == 2
+    assert len(problems(three)) == 3  # two lines, and that a move is missing
     mended(three)
     assert three.history_path.with_suffix(".damaged").read_text().splitlines() == [lines[1][:20], "7"]
+    assert [event["to"] for event in three.history()] == [1, 2, 3, 4]
+    assert three.history()[1] == json.loads(lines[1]) | {"time": three.version("2").metadata()["published"]}
 
 
 @pytest.mark.parametrize(
@@ -428,7 +430,7 @@ def test_metadata_without_digests_are_damage(three: ModelDirectory) -> None:
     three.history_path.unlink()
     (three.root / "1" / "metadata.json").write_text("{}")
 
-    assert "1/metadata.json has no digests" in next(problems(three))
+    assert "1/metadata.json has no digests" in problems(three)[0]
 
 
 def test_a_line_that_a_crash_cut_short_is_written_again(three: ModelDirectory) -> None:
@@ -440,12 +442,37 @@ def test_a_line_that_a_crash_cut_short_is_written_again(three: ModelDirectory) -
     assert [event["to"] for event in three.history()] == [1, 2, 3, 4]
 
 
-def test_a_lost_history_costs_only_the_past(three: ModelDirectory) -> None:
+def test_a_lost_history_is_told_again_by_the_versions(three: ModelDirectory) -> None:
+    three.prune(2)
+    rollback(three)
+    history = three.history()
     three.history_path.unlink()
 
-    publish(three, "run-4", 3)
+    assert len(problems(three)) == 3  # the fourth move is what the link shows
+    assert three.prune(1) == [2]  # neither the champion nor the one before it, nor is version 1 there
+    mended(three)
+    moves = [(event["event"], event["from"], event["to"]) for event in history if "to" in event]
+    assert [(event["event"], event["from"], event["to"]) for event in three.history() if "to" in event][:4] == moves
 
-    assert [event["to"] for event in three.history()] == [3, 4]
+
+def test_a_line_that_was_deleted_is_told_again(three: ModelDirectory) -> None:
+    lines = three.history_path.read_text().splitlines(keepends=True)
+    for gone in range(3):
+        three.history_path.write_text("".join(lines[:gone] + lines[gone + 1 :]))
+
+        assert [event["to"] for event in three.gaps()] == ([gone + 1] if gone < 2 else [])  # the link shows the last
+        list(repair(three, three.root, "me"))
+        assert [event["to"] for event in three.history()] == [1, 2, 3]
+
+
+def test_without_link_and_history_no_candidate_goes_unchallenged(three: ModelDirectory) -> None:
+    three.history_path.unlink()
+    three.link.unlink()
+
+    with pytest.raises(ModelError, match=r"champion and .*history\.jsonl are missing, but there are versions"):
+        publish(three, "run-4", None)
+    assert mended(three)[0] == f"pointed {three.link} at version 3"
+    assert [event["to"] for event in three.history()] == [1, 2, 3, 4]
 
 
 def test_a_promotion_that_was_never_finished_is_finished(three: ModelDirectory) -> None:
@@ -477,6 +504,109 @@ def test_a_damaged_old_version_does_not_stop_the_next_run(three: ModelDirectory)
     assert publish(three, "run-4", 3).number == 4
 
 
+@pytest.mark.parametrize("name", ["model_card.md", "decision.json", "metadata.json"])
+def test_documents_come_back_from_the_run(name: str, three: ModelDirectory) -> None:
+    """promote leaves copies there; here the test does."""
+    shutil.copy(three.root / "3" / name, three.root.parent / "runs" / "run-3" / name)
+    (three.root / "3" / name).write_text("changed")
+
+    assert name in problems(three)[0]
+    assert [step.split()[0] for step in mended(three)] == ["restored"]
+
+
+def test_a_lost_document_costs_no_model(three: ModelDirectory) -> None:
+    (three.root / "3" / "model_card.md").unlink()
+
+    (step,) = repair(three, three.root, "me", load_test=lambda _: None)
+    assert "model_card.md cannot be read" in step
+    assert "cannot be restored, the model works without it" in step
+    assert champion_number(three) == 3
+    three.verify(three.version("3"))  # so that the next candidate can be compared with it
+    assert rollback(three, 2).number == 4
+    assert rollback(three, 3).number == 5
+
+
+def test_the_champion_stays_until_another_one_works(three: ModelDirectory) -> None:
+    shutil.rmtree(three.root.parent / "runs")
+    (three.root / "3" / "saved_model.pb").write_text("tampered")
+    tried = []
+
+    def works_not(folder: Path) -> None:
+        assert champion_number(three) == 3
+        assert (three.link / "model.keras").exists()
+        tried.append(folder.name)
+        if "1" not in tried:
+            raise ModelError(f"{folder.name} does not load")
+
+    with pytest.raises(ModelError, match="2 does not load"):
+        list(repair(three, three.root, "me", load_test=lambda folder: works_not(folder.with_name("2"))))
+    assert champion_number(three) == 3
+    tried.clear()
+    steps = list(repair(three, three.root, "me", load_test=works_not))
+    assert (tried, champion_number(three)) == (["2", "1"], 4)
+    assert steps[0] == "published version 1 again as version 4: version 3 cannot be used any more"
+
+
+def test_a_folder_in_place_of_a_file_is_moved_aside(three: ModelDirectory) -> None:
+    (three.root / "3" / "model.keras").unlink()
+    (three.root / "3" / "model.keras").mkdir()
+
+    moved, restored = mended(three)
+    assert "model.keras cannot be restored; moved to" in moved
+    assert restored.startswith("restored ")
+
+
+def test_a_leftover_that_is_damaged_does_not_become_champion(
+    three: ModelDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(ModelDirectory, "point_at", lambda *_: (_ for _ in ()).throw(OSError("killed")))
+        with pytest.raises(OSError, match="killed"):
+            publish(three, "run-4", 3)
+    (three.root / "4" / "model.keras").write_text("damaged")
+
+    assert publish(three, "run-4", 3).number == 5
+
+
+def test_a_run_that_was_rolled_back_can_be_promoted_again(three: ModelDirectory) -> None:
+    rollback(three)
+
+    assert publish(three, "run-3", 4).number == champion_number(three) == 5
+
+
+def test_a_rollback_is_not_taken_for_a_promotion_of_the_same_run_id(three: ModelDirectory) -> None:
+    assert rollback(three, published_by="run-3", once=True).metadata()["restores"] == 2
+
+
+def test_a_forced_version_that_is_restored_is_still_marked(models: ModelDirectory) -> None:
+    forced = stand_in("run-1", models.root.parent / "runs")["metadata"] | {"forced": True}
+    publish(models, "run-1", None, metadata=forced, decision={"forced": True, "reason": "x"})
+    publish(models, "run-2", 1)
+    rollback(models)
+
+    assert [event.get("forced", False) for event in models.history()] == [True, False, True]
+
+
+def test_a_link_that_was_moved_by_hand_stays_where_it_is_if_the_history_is_lost(three: ModelDirectory) -> None:
+    three.link.unlink()
+    three.link.symlink_to("2")
+    three.history_path.unlink()
+
+    mended(three)
+
+    assert three.version("4").metadata()["restores"] == 2
+
+
+def test_retiring_the_champion_is_the_last_way_out(three: ModelDirectory) -> None:
+    assert three.retire("nothing loads after the upgrade", "me") == 3
+
+    assert three.champion() is None
+    assert three.history()[-1]["event"] == "retired"
+    with pytest.raises(InputError, match="has no champion"):
+        three.retire("again", "me")
+    assert publish(three, "run-4", None).number == 4
+
+
 # Kills, full disks, races
 
 
@@ -486,9 +616,11 @@ def test_no_kill_and_no_full_disk_at_any_step_breaks_it(tmp_path: Path) -> None:
     result = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
 
     assert result.returncode == 0, result.stdout + result.stderr
-    points = dict(re.findall(r"^(.*): .* (\d+) points$", result.stdout, re.MULTILINE))
-    assert set(points) == {"publish", "rollback", "prune"}
-    assert min(map(int, points.values())) > 20
+    points = {
+        (what, how): int(count) for what, how, count in re.findall(r"(\w+): (\w+) .* (\d+) points", result.stdout)
+    }
+    assert set(points) == {(what, how) for what in ("publish", "rollback", "prune") for how in ("killed", "no")}
+    assert min(points.values()) > 20
     assert result.stdout.count("100 rounds") == 2
     COUNTS.extend(result.stdout.splitlines())
 

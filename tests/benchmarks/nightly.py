@@ -50,6 +50,7 @@ def dag_run(home: str) -> dict[str, float]:
         "  imports seconds": imports,
         "  work seconds": work - imports,
         "  Airflow seconds": triggered - work,
+        "  promote seconds": float(re.findall(r"promote took (\S+) s", output)[0]),
         "command seconds": seconds,
         "accuracy": float(re.findall(r"^  accuracy  (\S+)", output, re.MULTILINE)[0]),
         "peak MB": max(peaks.values()),

@@ -1,0 +1,158 @@
+"""The task in which a person approves or rejects a candidate that passes the gate; only imported if it is asked for."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+from airflow.providers.standard.operators.hitl import HITLOperator
+from airflow.sdk import Param
+from airflow.sdk.configuration import conf
+from airflow.sdk.exceptions import TaskAwaitingInput
+from mnist_common import Context, no_retry_for_bad_input
+from mnist_notify import tell, waiting
+
+from mnist_tasks.config import RunConfig
+from mnist_tasks.errors import ModelError
+from mnist_tasks.gate import Approval, Policy
+from mnist_tasks.workspace import Workspace
+
+APPROVE, REJECT = "Approve", "Reject"
+COMMENT, LONGEST = "comment", 500  # the answer's free text, and how many characters of it are kept
+
+
+class Approve(HITLOperator):
+    """Asks for approval, unless the gate would not promote anyway; returns the answer as a `mnist_tasks.gate.Approval`.
+
+    Args:
+        wait: how long to wait for an answer; without one the candidate is rejected.
+    """
+
+    def __init__(self, *, wait: timedelta, **arguments: Any) -> None:
+        arguments.pop("params", None)  # the DAG's, which Airflow hands to every task; they are no part of the answer
+        super().__init__(
+            subject="Approve the candidate?",
+            options=[APPROVE, REJECT],
+            defaults=REJECT,
+            params={
+                COMMENT: Param(
+                    None,
+                    type=["string", "null"],
+                    maxLength=LONGEST,
+                    title="Comment",
+                    description="Why; it goes into the decision, the history and the model card.",
+                    source="task",
+                )
+            },
+            response_timeout=wait,
+            **arguments,
+        )
+        self.wait = in_words(wait)
+
+    @no_retry_for_bad_input()
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Ask, and leave the worker until there is an answer."""
+        from mnist_tasks.files import sha256
+
+        policy = RunConfig.from_parameters({k: v for k, v in context["params"].items() if k != COMMENT}).gate
+        run = Workspace.from_environment().run(context["run_id"])
+        evaluation = sha256(run / "evaluation.json")
+        asked = question(run, policy, self.dag_id, self.wait)
+        if asked is None:
+            self.log.info("nobody is asked: the gate does not let the candidate pass; promote says why")
+            return asdict(Approval(evaluation))
+        keep(run / "question.md", asked)
+        self.subject, self.body = asked
+        try:
+            super().execute(context)
+        except TaskAwaitingInput as parked:
+            # What the answer will be about, whatever becomes of the file until then.
+            parked.kwargs = {"evaluation": evaluation}
+            tell(context, waiting(self.wait))
+            raise
+        raise AssertionError("HITLOperator.execute returned without waiting for an answer")
+
+    def execute_complete(self, context: Context, event: dict[str, Any], evaluation: str = "") -> dict[str, Any]:  # noqa: ARG002
+        """Take the answer, or that there was none in time, for `promote`.
+
+        Airflow checks the choice when it is made. An odd comment is no reason to fail: a retry would ask again.
+        """
+        user = event.get("responded_by_user")
+        text = str((event.get("params_input") or {}).get(COMMENT) or "")
+        answer = Approval(
+            evaluation=evaluation,
+            approved=event["chosen_options"] == [APPROVE],
+            by=person(user["name"], user["id"]) if user else None,
+            at=event["responded_at"].isoformat(),
+            comment=" ".join(text.split())[:LONGEST],
+        )
+        self.log.info("%s by %s", "approved" if answer.approved else "rejected", answer.by or "default: no answer")
+        return asdict(answer)
+
+
+def person(name: str, user_id: str) -> str:
+    """A user's name, and the id too if that says more."""
+    return name if name == user_id else f"{name} ({user_id})"
+
+
+def in_words(wait: timedelta) -> str:
+    """A time to wait, in the largest unit that it is a whole number of."""
+    seconds = int(wait.total_seconds())
+    units = {86400: "day", 3600: "hour", 60: "minute", 1: "second"}
+    size, unit = next((size, unit) for size, unit in units.items() if seconds % size == 0)
+    count = seconds // size
+    return f"{count} {unit}{'s' if count > 1 else ''}"
+
+
+def question(run: Path, policy: Policy, dag_id: str, wait: str) -> tuple[str, str] | None:
+    """The headline and the Markdown that the approver sees, or None if the gate does not let the candidate pass."""
+    from mnist_tasks.files import read_json
+    from mnist_tasks.gate import decide
+    from mnist_tasks.promote import report
+
+    evaluation = read_json(run / "evaluation.json", "evaluate")
+    candidate, champion = evaluation["candidate"], evaluation["champion"]
+    decision = decide(candidate, champion, policy)
+    if not decision.promoted:
+        return None
+    accuracy = f"{candidate['accuracy']:.4f}"
+    against = (
+        f"the champion's {champion['accuracy']:.4f} (version {champion['version']})" if champion else "no champion"
+    )
+    root = urlsplit(conf.get("api", "base_url", fallback=None) or "").path.rstrip("/")
+    body = [
+        f"Run `{run.name}`: accuracy **{accuracy}** against {against}.",
+        "",
+        f"[Figures, the worst mistakes and every check]({root}/dags/{dag_id}/runs/{quote(run.name)}/plugin/mnist-run)",
+        "",
+    ]
+    if decision.forced:
+        # In a block of code, as people wrote a part of it.
+        body += ["**Forced: it does not pass the gate's quality checks.**", "", "```"]
+        body += [" ".join(decision.reason.split()), "```", ""]
+    body += [f"- {line}" for line in report(decision.checks)]
+    body += ["", f"Without an answer within {wait} it is rejected."]
+    return f"Approve the candidate with accuracy {accuracy}, against {against}?", "\n".join(body)
+
+
+def keep(path: Path, asked: tuple[str, str]) -> None:
+    """Write down what is asked.
+
+    Airflow keeps the first text of a task's question when the task is cleared and asks again: the approver would see
+    an earlier evaluation than the one that the answer is about.
+
+    Raises:
+        ModelError: if something else was asked before.
+    """
+    from mnist_tasks.files import write_atomically, write_text
+
+    text = "# {}\n\n{}\n".format(*asked)
+    if path.exists() and path.read_text(encoding="utf-8") != text:
+        raise ModelError(
+            f"{path} is what was asked before this task was cleared, and Airflow would show it again although the "
+            "candidate or the champion is another one now; trigger a new run"
+        )
+    write_atomically(path, lambda temporary: write_text(temporary, text))

@@ -1,0 +1,228 @@
+"""The pages' routes. Whoever may see the runs of mnist_training may see the models; nobody else may see anything."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity
+from airflow.api_fastapi.common.db.common import SessionDep
+from airflow.api_fastapi.core_api.security import requires_access_dag
+from airflow.models.dagrun import DagRun
+from airflow.models.taskinstance import TaskInstance
+from fastapi import Depends, FastAPI, Request
+from fastapi import Path as PathParameter
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse, HTMLResponse, Response
+from jinja2 import ChainableUndefined, Environment, FileSystemLoader
+from sqlalchemy import select
+from starlette.exceptions import HTTPException
+
+from mnist_tasks.errors import InputError, ModelError
+from mnist_tasks.registry import METADATA, ModelDirectory, Version
+from mnist_tasks.workspace import Workspace
+from mnist_ui.charts import Point, line_chart
+from mnist_ui.overview import Summary, damage, figure, overview, plain_file, published_by, report
+
+TRAINING, ROLLBACK = "mnist_training", "mnist_rollback"
+DAG_ID = re.compile(r"[A-Za-z0-9_.-]{1,250}")
+ORDER = ("load", "normalize", "train", "evaluate", "approve", "promote")
+HERE = Path(__file__).parent
+STATIC = {"style.css": "text/css", "page.js": "text/javascript"}
+
+# All of a page comes from here, nothing in it runs or is styled inline, and only Airflow's own pages may frame it.
+HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'self'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+
+app = FastAPI(
+    docs_url=None,
+    redoc_url=None,
+    openapi_url=None,
+    dependencies=[Depends(requires_access_dag("GET", DagAccessEntity.RUN, param_dag_id=TRAINING))],
+)
+
+# What a version of an older release, or a damaged one, does not have is left blank.
+templates = Environment(
+    loader=FileSystemLoader(HERE / "templates"), autoescape=True, undefined=ChainableUndefined, trim_blocks=True
+)
+templates.filters["number"] = lambda value, digits=4: f"{value:.{digits}f}" if isinstance(value, int | float) else "-"
+templates.filters["time"] = lambda text: str(text)[:19].replace("T", " ") + " UTC" if text else "-"
+
+# As the folders of versions are named; no sign, space or zero in front, which `int` would let pass.
+Number = Annotated[str, PathParameter(pattern="^[1-9][0-9]{0,8}$")]
+
+
+@app.middleware("http")
+async def secure(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
+    """Send the security headers with every answer."""
+    response = await call_next(request)
+    response.headers.update(HEADERS)
+    return response
+
+
+@app.exception_handler(HTTPException)
+async def explain(request: Request, error: Exception) -> HTMLResponse:
+    """A page instead of JSON: it is shown inside Airflow's UI."""
+    assert isinstance(error, HTTPException)  # noqa: S101 - what the handler is registered for
+    return page(request, "message.html", error.status_code, title="Models", text=str(error.detail))
+
+
+@app.exception_handler(RequestValidationError)
+async def explain_bad_path(request: Request, _: Exception) -> HTMLResponse:
+    """A number that is none is a page that is not there."""
+    return page(request, "message.html", 404, title="Models", text="There is no such page.")
+
+
+@app.exception_handler(InputError)
+@app.exception_handler(OSError)
+async def explain_folder(request: Request, error: Exception) -> HTMLResponse:
+    """The folder of the models cannot be read, or is not known: the pages are well, the installation is not."""
+    text = f"The models cannot be read by the API server: {error}"
+    return page(request, "message.html", 503, title="Models", text=text)
+
+
+@app.exception_handler(Exception)
+async def explain_nothing(request: Request, _: Exception) -> HTMLResponse:
+    """A defect: the server's log has the traceback, the reader has not. Sent from outside of `secure`."""
+    answer = page(request, "message.html", 500, title="Models", text="This page failed: the API server's log says why.")
+    answer.headers.update(HEADERS)
+    return answer
+
+
+def page(request: Request, template: str, status: int = 200, **values: Any) -> HTMLResponse:
+    """A rendered template; `root` in it is where this application is mounted, `airflow` where Airflow is."""
+    root = request.scope.get("root_path", "").rstrip("/")
+    text = templates.get_template(template).render(root=root, airflow=root.removesuffix("/mnist"), **values)
+    return HTMLResponse(text, status)
+
+
+@app.get("/models")
+def models_page(request: Request) -> HTMLResponse:
+    """The champion, all versions, and who was champion when."""
+    found = overview(ModelDirectory(Workspace.from_environment().models))
+    measured = [version for version in reversed(found.versions) if version.candidate.accuracy is not None]
+    chart = line_chart([_point(version) for version in measured], [one.decision.min_accuracy for one in measured])
+    return page(request, "models.html", title="Models", found=found, chart=chart)
+
+
+def _point(version: Summary) -> Point:
+    accuracy = version.candidate.accuracy or 0
+    low, high = version.candidate.accuracy_95 or (accuracy, accuracy)
+    return Point(version.number, accuracy, low, high, version.status == "champion")
+
+
+@app.get("/models/{number}")
+def version_page(request: Request, number: Number) -> HTMLResponse:
+    """One version: what it is, how good, and how it was made."""
+    version, workspace = _version(number), Workspace.from_environment()
+    shown = report(version.folder, workspace.datasets, METADATA)
+    return page(
+        request,
+        "candidate.html",
+        title=f"Version {number}",
+        shown=shown,
+        version=version.number,
+        problems=[*damage(ModelDirectory(workspace.models), version), *shown.problems],
+        images=f"models/{number}",
+        run=None,
+        tasks=[],
+        versions=[],
+    )
+
+
+@app.get("/models/{number}/model.keras")
+def download(number: Number) -> FileResponse:
+    """A version's model, to save."""
+    path = _version(number).model
+    if not plain_file(path, path.parent.parent):
+        raise HTTPException(404, f"{path.name} of version {number} is missing: python -m mnist_tasks models repair")
+    return FileResponse(path, filename=f"mnist-{number}.keras", media_type="application/octet-stream")
+
+
+@app.get("/models/{number}/figures/{name}")
+def version_figure(number: Number, name: str) -> FileResponse:
+    """A figure of a version."""
+    return _figure(_version(number).folder, name)
+
+
+def plain_names(dag_id: str, run_id: str) -> None:
+    """Refuse what can name no run, before the database or the file system sees it."""
+    if not DAG_ID.fullmatch(dag_id):
+        raise HTTPException(404, "There is no such run.")
+    _run_folder(Workspace.from_environment(), run_id)
+
+
+RunAccess = [Depends(plain_names), Depends(requires_access_dag("GET", DagAccessEntity.RUN))]
+
+
+@app.get("/runs/{dag_id}/{run_id}", dependencies=RunAccess)
+def run_page(request: Request, dag_id: str, run_id: str, session: SessionDep) -> HTMLResponse:
+    """What a run of the training has come to, or which version a rollback has published."""
+    run = session.scalar(select(DagRun).where(DagRun.dag_id == dag_id, DagRun.run_id == run_id))
+    if run is None:
+        raise HTTPException(404, "There is no such run.")
+    workspace = Workspace.from_environment()
+    versions = published_by(run_id, ModelDirectory(workspace.models))
+    if dag_id == ROLLBACK:
+        return page(request, "rollback.html", title="Rollback", run=run, versions=versions)
+    if dag_id != TRAINING:
+        raise HTTPException(404, f"This run is not one of {TRAINING}: it has no model.")
+    query = select(TaskInstance).where(TaskInstance.dag_id == dag_id, TaskInstance.run_id == run_id)
+    tasks = sorted(session.scalars(query), key=lambda task: (*ORDER, task.task_id).index(task.task_id))
+    shown = report(_run_folder(workspace, run_id), workspace.datasets)
+    return page(
+        request,
+        "candidate.html",
+        title="Model",
+        shown=shown,
+        version=None,
+        problems=shown.problems,
+        images=f"runs/{dag_id}/{run_id}",
+        run=run,
+        tasks=tasks,
+        versions=versions,
+    )
+
+
+@app.get("/runs/{dag_id}/{run_id}/figures/{name}", dependencies=RunAccess)
+def run_figure(dag_id: str, run_id: str, name: str) -> FileResponse:
+    """A figure of a run."""
+    if dag_id != TRAINING:
+        raise HTTPException(404, "There is no such figure.")
+    return _figure(_run_folder(Workspace.from_environment(), run_id), name)
+
+
+@app.get("/static/{name}")
+def static(name: str) -> FileResponse:
+    """The pages' style and script."""
+    if name not in STATIC:
+        raise HTTPException(404, "There is no such page.")
+    return FileResponse(HERE / "static" / name, media_type=STATIC[name])
+
+
+def _version(number: str) -> Version:
+    try:
+        return ModelDirectory(Workspace.from_environment().models).version(number)
+    except ModelError as error:
+        raise HTTPException(404, str(error)) from None
+
+
+def _run_folder(workspace: Workspace, run_id: str) -> Path:
+    try:
+        return workspace.run_folder(run_id)
+    except InputError as error:
+        raise HTTPException(404, str(error)) from None
+
+
+def _figure(folder: Path, name: str) -> FileResponse:
+    path = figure(folder, name)
+    if path is None:
+        raise HTTPException(404, "There is no such figure.")
+    return FileResponse(path, media_type="image/png")
