@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, WithJsonSchema, model_validator
 
 from mnist_tasks.errors import InputError
 from mnist_tasks.settings import Settings, one_of
@@ -108,9 +108,9 @@ class Policy(Settings):
         title="Force",
         description="Publish in spite of failed quality checks. Never overrules an integrity check. Needs a reason.",
     )
-    force_reason: str = Field(
-        "",
-        max_length=500,
+    # Null, as Airflow's form takes an empty text for one that is missing.
+    force_reason: Annotated[str | None, WithJsonSchema({"type": ["string", "null"], "maxLength": 500})] = Field(
+        None,
         title="Reason to force",
         description="Who decided so and why; it goes into the decision, the history and the model card.",
     )
@@ -122,7 +122,7 @@ class Policy(Settings):
                 f"min_accuracy: {self.min_accuracy} is above max_accuracy, {self.max_accuracy}, so that no model could "
                 "pass; lower the one or raise the other"
             )
-        if self.force and not self.force_reason.strip():
+        if self.force and not (self.force_reason or "").strip():
             raise InputError("force: a reason is needed; set force_reason to who decided so and why")
         if self.force_reason and not self.force:
             raise InputError(f"force_reason: {self.force_reason!r} without force; set force=true, or leave it out")

@@ -24,7 +24,7 @@ from mnist_tasks.errors import InputError, ModelError
 from mnist_tasks.registry import METADATA, ModelDirectory, Version
 from mnist_tasks.workspace import Workspace
 from mnist_ui.charts import Point, line_chart
-from mnist_ui.overview import Summary, damage, figure, overview, plain_file, published_by, report
+from mnist_ui.overview import Overview, Summary, damage, figure, overview, plain_file, published_by, report
 
 TRAINING, ROLLBACK = "mnist_training", "mnist_rollback"
 DAG_ID = re.compile(r"[A-Za-z0-9_.-]{1,250}")
@@ -54,6 +54,9 @@ templates = Environment(
 )
 templates.filters["number"] = lambda value, digits=4: f"{value:.{digits}f}" if isinstance(value, int | float) else "-"
 templates.filters["time"] = lambda text: str(text)[:19].replace("T", " ") + " UTC" if text else "-"
+
+# The page about the models as it was last rendered, by where the application is mounted, and what it shows.
+LAST: dict[str, tuple[Overview, bytes]] = {}
 
 # As the folders of versions are named; no sign, space or zero in front, which `int` would let pass.
 Number = Annotated[str, PathParameter(pattern="^[1-9][0-9]{0,8}$")]
@@ -98,23 +101,33 @@ async def explain_nothing(request: Request, _: Exception) -> HTMLResponse:
 
 def page(request: Request, template: str, status: int = 200, **values: Any) -> HTMLResponse:
     """A rendered template; `root` in it is where this application is mounted, `airflow` where Airflow is."""
-    root = request.scope.get("root_path", "").rstrip("/")
+    root = _root(request)
     text = templates.get_template(template).render(root=root, airflow=root.removesuffix("/mnist"), **values)
     return HTMLResponse(text, status)
+
+
+def _root(request: Request) -> str:
+    return str(request.scope.get("root_path", "")).rstrip("/")
 
 
 @app.get("/models")
 def models_page(request: Request) -> HTMLResponse:
     """The champion, all versions, and who was champion when."""
     found = overview(ModelDirectory(Workspace.from_environment().models))
-    measured = [version for version in reversed(found.versions) if version.candidate.accuracy is not None]
-    chart = line_chart([_point(version) for version in measured], [one.decision.min_accuracy for one in measured])
-    return page(request, "models.html", title="Models", found=found, chart=chart)
+    # Nothing else goes into the page, so that it is rendered again only if something of that has changed.
+    last = LAST.get(_root(request))
+    if last and last[0] == found:
+        return HTMLResponse(last[1])
+    measured = [version for version in reversed(found.versions) if version.known.accuracy is not None]
+    chart = line_chart([_point(version) for version in measured], [version.known.min_accuracy for version in measured])
+    answer = page(request, "models.html", title="Models", found=found, chart=chart)
+    LAST[_root(request)] = found, bytes(answer.body)
+    return answer
 
 
 def _point(version: Summary) -> Point:
-    accuracy = version.candidate.accuracy or 0
-    low, high = version.candidate.accuracy_95 or (accuracy, accuracy)
+    accuracy = version.known.accuracy or 0
+    low, high = version.known.accuracy_95 or (accuracy, accuracy)
     return Point(version.number, accuracy, low, high, version.status == "champion")
 
 

@@ -24,7 +24,7 @@ from tests.helpers import ANYTHING, free_port
 pytestmark = pytest.mark.slow
 
 # Long enough for a person who answers at once; the last run waits for all of it.
-WAIT, IN_WORDS = "20s", "20 seconds"
+WAIT, IN_WORDS = "45s", "45 seconds"
 DAG = "/api/v2/dags/mnist_training"
 
 
@@ -205,14 +205,14 @@ def test_no_answer_in_time_rejects(airflow: Airflow) -> None:
     assert (airflow.home.models / "champion").readlink() == Path("2")
 
 
-def test_no_log_has_the_webhooks_url(airflow: Airflow) -> None:
+def test_no_task_log_has_an_error_or_the_webhooks_url(airflow: Airflow) -> None:
     logs = [path for path in (airflow.home.root / "airflow" / "logs").rglob("*.log") if "task_id=" in str(path)]
 
     assert any("told by mnist_notify.WebhookNotifier" in log.read_text() for log in logs)
     for log in logs:
         assert "very-secret" not in log.read_text()
         lines = [json.loads(line) for line in log.read_text().splitlines()]
-        assert [line["event"] for line in lines if line["level"] in ("warning", "error", "critical")] == []
+        assert [line["event"] for line in lines if line["level"] in ("error", "critical")] == []
 
 
 def wait_until_told(airflow: Airflow, words: str) -> None:

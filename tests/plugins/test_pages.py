@@ -1,0 +1,1112 @@
+"""The pages of the plugin as Airflow's own API server serves them, with a real database and the simple auth manager.
+
+Every answer that a test gets is checked for its security headers, and every page for what its HTML may not have.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta, timezone
+from functools import partial
+from itertools import count
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, unquote
+
+import pytest
+from airflow.api_fastapi.app import create_app, get_auth_manager, purge_cached_app
+from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity, DagDetails
+from airflow.api_fastapi.auth.managers.simple.simple_auth_manager import SimpleAuthManager
+from airflow.api_fastapi.auth.managers.simple.user import SimpleAuthManagerUser
+from airflow.dag_processing.dagbag import BundleDagBag, sync_bag_to_db
+from airflow.models.dagbundle import DagBundleModel
+from airflow.models.dagrun import DagRun
+from airflow.models.serialized_dag import SerializedDagModel
+from airflow.utils.db import initdb
+from airflow.utils.session import create_session
+from airflow.utils.state import DagRunState
+from airflow.utils.types import DagRunTriggeredByType, DagRunType
+from fastapi import FastAPI
+from fastapi.routing import APIRoute
+from starlette.routing import Mount
+from starlette.testclient import TestClient
+
+from mnist_tasks.errors import ModelError
+from mnist_tasks.files import write_json
+from mnist_tasks.gate import Policy
+from mnist_tasks.promote import promote
+from mnist_tasks.registry import ModelDirectory
+from mnist_tasks.workspace import PROJECT, Workspace
+from tests.helpers import publish, without_root
+from tests.plugins.documents import DIGEST, PNG, evaluated_run, history
+from tests.plugins.markup import Markup
+
+HEADERS = {
+    "content-security-policy": "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'self'",
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "same-origin",
+    "cache-control": "no-store",
+}
+BUNDLE = "dags-folder"
+NOW = datetime(2026, 11, 24, 2, tzinfo=timezone.utc)
+SECRET = "what nobody may read"  # noqa: S105 - a file's content
+SCRIPT = "<script>alert(1)</script>"
+UNIQUE = count()
+
+# An address for each route, of what is there once `promoted` has run.
+ROUTES = {
+    "/models": "/models",
+    "/models/{number}": "/models/1",
+    "/models/{number}/model.keras": "/models/1/model.keras",
+    "/models/{number}/figures/{name}": "/models/1/figures/recall.png",
+    "/runs/{dag_id}/{run_id}": "/runs/mnist_training/{run}",
+    "/runs/{dag_id}/{run_id}/figures/{name}": "/runs/mnist_training/{run}/figures/recall.png",
+    "/static/{name}": "/static/style.css",
+}
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[FastAPI]:
+    """Airflow's application, with the project's DAGs in its database."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(
+            "AIRFLOW__API_AUTH__JWT_SECRET", "a secret of sixty-four bytes, so that nobody warns of a short one"
+        )
+        patch.setenv("AIRFLOW__API__HOST", "127.0.0.1")
+        initdb()
+        dags = PROJECT / "dags"
+        with create_session() as session:
+            if not session.get(DagBundleModel, BUNDLE):
+                session.add(DagBundleModel(name=BUNDLE))
+        sync_bag_to_db(BundleDagBag(str(dags), bundle_path=dags, bundle_name=BUNDLE), BUNDLE, None)
+        purge_cached_app()
+        yield create_app(apps="core")
+        purge_cached_app()
+
+
+@dataclass
+class Answer:
+    """What came back."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def html(self) -> str:
+        return self.body.decode()
+
+    @property
+    def text(self) -> str:
+        """The visible words."""
+        return Markup(self.html).text
+
+
+def checked(answer: Answer) -> Answer:
+    """The answer, if it has all security headers and its HTML nothing that it may not have."""
+    assert {name: answer.headers.get(name) for name in HEADERS} == HEADERS
+    if answer.headers.get("content-type", "").startswith("text/html"):
+        assert Markup(answer.html).faults == []
+        assert "Traceback" not in answer.html
+    return answer
+
+
+def token(role: str | None, seconds: int = 600) -> str:
+    """A token as Airflow makes one after a login."""
+    user = SimpleAuthManagerUser(username="somebody", role=role)
+    return str(get_auth_manager().generate_jwt(user, expiration_time_in_seconds=seconds))
+
+
+@dataclass
+class Browser:
+    """Asks for pages, as a viewer unless told otherwise."""
+
+    server: FastAPI
+    role: str | None = "VIEWER"
+    failing: bool = False  # whether an error of the server gives an answer instead of failing the test
+    headers: dict[str, str] | None = None
+
+    def ask(self, path: str, method: str = "GET") -> Answer:
+        """The answer to a request, whatever it is; the path lies below the plugin's."""
+        headers = {"Authorization": f"Bearer {token(self.role)}"} if self.headers is None else self.headers
+        with TestClient(self.server, raise_server_exceptions=not self.failing, follow_redirects=False) as client:
+            answer = client.request(method, f"/mnist{path}", headers=headers)
+        return checked(Answer(answer.status_code, dict(answer.headers), answer.content))
+
+    def get(self, path: str, status: int = 200) -> Answer:
+        answer = self.ask(path)
+        assert answer.status == status
+        return answer
+
+    def ask_raw(self, path: str, root: str = "") -> Answer:
+        """The same for a path that a client would tidy up, such as one with `..`, decoded as by a server."""
+        return checked(self.ask_unchecked(path, root))
+
+    def ask_unchecked(self, path: str, root: str = "") -> Answer:
+        """The same, where the answer may be Airflow's and not the plugin's."""
+        messages: list[dict[str, Any]] = []
+        scope = {
+            "type": "http",
+            "asgi": {"version": "3.0"},
+            "http_version": "1.1",
+            "method": "GET",
+            "scheme": "http",
+            "root_path": root,
+            "path": f"{root}/mnist{unquote(path)}",
+            "raw_path": f"{root}/mnist{path}".encode(),
+            "query_string": b"",
+            "headers": [(b"host", b"localhost"), (b"authorization", f"Bearer {token(self.role)}".encode())],
+            "client": ("127.0.0.1", 1),
+            "server": ("127.0.0.1", 8080),
+            "state": {},
+        }
+
+        async def receive() -> dict[str, Any]:
+            return {"type": "http.request", "body": b"", "more_body": False}
+
+        async def send(message: Any) -> None:
+            messages.append(message)
+
+        asyncio.run(self.server(scope, receive, send))
+        start, *rest = messages
+        headers = {name.decode().lower(): value.decode() for name, value in start["headers"]}
+        return Answer(start["status"], headers, b"".join(part.get("body", b"") for part in rest))
+
+
+@pytest.fixture
+def browser(server: FastAPI) -> Browser:
+    return Browser(server)
+
+
+@dataclass
+class Airflow:
+    """The runs in the database that a test has made."""
+
+    made: list[DagRun] = field(default_factory=list)
+
+    def run(
+        self,
+        dag_id: str = "mnist_training",
+        run_id: str | None = None,
+        state: DagRunState = DagRunState.SUCCESS,
+        conf: dict[str, Any] | None = None,
+        **tasks: str,
+    ) -> str:
+        """A run in the database, with the states of its tasks; returns its id."""
+        run_id = run_id or f"manual__{next(UNIQUE)}"
+        with create_session() as session:
+            dag = SerializedDagModel.get_dag(dag_id, session=session)
+            if dag is None:
+                run = DagRun(dag_id=dag_id, run_id=run_id, run_type=DagRunType.MANUAL, state=state, run_after=NOW)
+                session.add(run)
+            else:
+                run = dag.create_dagrun(
+                    run_id=run_id,
+                    run_after=NOW,
+                    run_type=DagRunType.MANUAL,
+                    triggered_by=DagRunTriggeredByType.TEST,
+                    state=state,
+                    conf=conf,
+                    session=session,
+                )
+            for task in run.get_task_instances(session=session):
+                if task.task_id in tasks:
+                    task.state, task.start_date, task.duration = tasks[task.task_id], NOW, 1.25
+                    task.end_date = NOW + timedelta(seconds=1.25)
+            self.made.append(run)
+        return run_id
+
+
+@pytest.fixture
+def airflow(server: FastAPI) -> Iterator[Airflow]:
+    assert server.routes
+    made = Airflow()
+    yield made
+    with create_session() as session:
+        for run in made.made:
+            session.delete(session.merge(run))
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    monkeypatch.setenv("MNIST_HOME", str(tmp_path / "home"))
+    return Workspace(tmp_path / "home")
+
+
+@pytest.fixture
+def promoted(home: Workspace, airflow: Airflow) -> str:
+    """The id of a run whose candidate is version 1 and champion."""
+    return promoted_run(home, airflow)
+
+
+def promoted_run(
+    home: Workspace, airflow: Airflow, accuracy: float = 0.98, champion: tuple[int, float] | None = None, **policy: Any
+) -> str:
+    run_id = airflow.run(promote="success", evaluate="success")
+    promote(evaluated_run(home, run_id, accuracy, champion), home.models, Policy(**policy))
+    return run_id
+
+
+# Who may see what
+
+
+def test_every_route_of_the_plugin_is_asked_for_by_these_tests(server: FastAPI) -> None:
+    from mnist_ui.app import app
+
+    assert "/mnist" in [route.path for route in server.routes if isinstance(route, Mount)]
+    assert all(isinstance(route, APIRoute) for route in app.routes)
+    assert {route.path for route in app.routes if isinstance(route, APIRoute)} == set(ROUTES)
+    assert {method for route in app.routes if isinstance(route, APIRoute) for method in route.methods} == {"GET"}
+
+
+@pytest.mark.parametrize("path", ROUTES.values(), ids=list(ROUTES))
+def test_a_route_is_for_those_who_may_see_the_runs_of_the_training(server: FastAPI, promoted: str, path: str) -> None:
+    path = path.format(run=promoted)
+
+    def status(headers: dict[str, str]) -> int:
+        answer = Browser(server, headers=headers).ask(path)
+        assert answer.status == 200 or b"0.98" not in answer.body
+        return answer.status
+
+    def both(jwt: str) -> tuple[int, int]:
+        return status({"Authorization": f"Bearer {jwt}"}), status({"Cookie": f"_token={jwt}"})
+
+    assert status({}) == 401
+    assert both(token("VIEWER")) == (200, 200)
+    assert both(token("ADMIN")) == (200, 200)
+    assert both(token(None)) == (403, 403)
+    assert both(token("VIEWER", seconds=-100)) == (401, 401)
+    # To a token that was tampered with, Airflow says 403 on its own pages too.
+    header, body, signature = token("VIEWER").split(".")
+    _, other_body, _ = token("ADMIN").split(".")
+    assert both(f"{header}.{other_body}.{signature}") == (403, 403)
+    assert both(f"{header}.{body}.") == (403, 403)
+    assert both("no token") == (403, 403)
+
+
+def test_what_airflow_says_to_bad_tokens_is_what_the_pages_say(server: FastAPI, home: Workspace) -> None:
+    assert home.root
+    with TestClient(server) as client:
+        for jwt, expected in [(token("VIEWER", seconds=-100), 401), ("no token", 403), (token(None), 403)]:
+            headers = {"Authorization": f"Bearer {jwt}"}
+            for path in ("/api/v2/dags/mnist_training/dagRuns", "/mnist/models"):
+                assert client.get(path, headers=headers).status_code == expected
+
+
+@pytest.mark.parametrize("allowed", ["mnist_training", "mnist_rollback"])
+def test_access_is_asked_for_by_dag(
+    browser: Browser, promoted: str, airflow: Airflow, monkeypatch: pytest.MonkeyPatch, allowed: str
+) -> None:
+    rollback = airflow.run("mnist_rollback", conf={"reason": "why"})
+    asked = []
+
+    def is_authorized(
+        _: SimpleAuthManager,
+        *,
+        method: str,
+        user: SimpleAuthManagerUser,
+        access_entity: DagAccessEntity | None = None,
+        details: DagDetails | None = None,
+    ) -> bool:
+        assert user.username == "somebody"
+        assert details is not None
+        asked.append((method, access_entity))
+        return details.id == allowed
+
+    monkeypatch.setattr(SimpleAuthManager, "is_authorized_dag", is_authorized)
+    status = 200 if allowed == "mnist_training" else 403
+    for path in ROUTES.values():
+        browser.get(path.format(run=promoted), status)
+    # A rollback's page needs both.
+    browser.get(f"/runs/mnist_rollback/{rollback}", 403)
+    assert set(asked) == {("GET", DagAccessEntity.RUN)}
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE", "OPTIONS"])
+def test_nothing_can_be_changed_through_the_pages(server: FastAPI, promoted: str, method: str) -> None:
+    for path in ROUTES.values():
+        assert Browser(server, role="ADMIN").ask(path.format(run=promoted), method).status == 405
+
+
+def test_whoever_is_not_logged_in_learns_nothing_from_a_bad_address(server: FastAPI, promoted: str) -> None:
+    anonymous = Browser(server, headers={})
+    for path in ("/models/0", "/models/999", "/models/x", f"/runs/other/{promoted}", "/runs/mnist_training/a%00b"):
+        anonymous.get(path, 401)
+
+
+# Hostile addresses
+
+HOSTILE = {
+    "up": "..",
+    "up and down": "../../../etc/passwd",
+    "encoded slash": "..%2f..%2f..%2fsecret.json",
+    "encoded": "%2e%2e%2f%2e%2e%2fsecret.json",
+    "double-encoded": "%252e%252e%252fsecret.json",
+    "backslash": "..%5c..%5csecret.json",
+    "absolute": "%2fetc%2fpasswd",
+    "absolute, encoded twice": "%252fetc%252fpasswd",
+    "NUL": "1%00",
+    "NUL and an ending": "recall.png%00.png",
+    "carriage return": "1%0dSet-Cookie:a=b",
+    "long": "1" * 10_000,
+    "long name": "a" * 10_000,
+    "script": quote(SCRIPT, safe=""),
+    "attribute": quote('"><img src=x onerror=alert(1)>', safe=""),
+    "template": quote("{{ 7 * 191 }}{% include 'base.html' %}", safe=""),
+    "arabic digit": quote("\u0661"),
+    "fullwidth digit": quote("\uff11"),
+    "superscript": quote("\u00b9"),
+    "negative": "-1",
+    "sign": "%2b1",
+    "zero": "0",
+    "leading zero": "01",
+    "fraction": "1.0",
+    "exponent": "1e0",
+    "grouped": "1_0",
+    "space": "1%20",
+    "huge": "9" * 30,
+    "too large a version": "999999999",
+    "hidden": ".lock",
+    "the link": "champion",
+    "the registry's file": "history.jsonl",
+    "SQL": quote("' OR '1'='1"),
+    "surrogate": "%ed%a0%80",
+    "everything": "~",
+    "empty": "",
+}
+PLACES = {
+    "version": "/models/{}",
+    "version of a download": "/models/{}/model.keras",
+    "version of a figure": "/models/{}/figures/recall.png",
+    "figure of a version": "/models/1/figures/{}",
+    "dag": "/runs/{}/{run}",
+    "run": "/runs/mnist_training/{}",
+    "dag of a figure": "/runs/{}/{run}/figures/recall.png",
+    "run of a figure": "/runs/mnist_training/{}/figures/recall.png",
+    "figure of a run": "/runs/mnist_training/{run}/figures/{}",
+    "run of a rollback": "/runs/mnist_rollback/{}",
+    "static file": "/static/{}",
+}
+
+
+def test_each_parameter_of_each_route_has_hostile_values() -> None:
+    parameters = sum(route.count("{") for route in ROUTES)
+    assert len(set(PLACES) - {"run of a rollback"}) == parameters
+
+
+@pytest.mark.parametrize("place", PLACES.values(), ids=list(PLACES))
+def test_no_hostile_value_gets_anything(browser: Browser, home: Workspace, promoted: str, place: str) -> None:
+    (home.root / "secret.json").write_text(json.dumps({"reason": SECRET}))
+    (home.models / "secret.json").write_text(json.dumps({"reason": SECRET}))
+    before = files_below(home.root.parent)
+    for name, value in HOSTILE.items():
+        # What the value turns the address into need not belong to that route: `/models/` is the list, by a redirect.
+        answer = browser.ask_raw(place.format(value, run=promoted))
+        allowed = {307, 404} if name == "empty" else {404}
+        assert answer.status in allowed, name
+        assert "1337" not in answer.html, name
+        assert SECRET not in answer.html, name
+        assert "root:" not in answer.html, name
+        assert "set-cookie" not in answer.headers, name
+    assert files_below(home.root.parent) == before
+
+
+@pytest.mark.parametrize("place", PLACES.values(), ids=list(PLACES))
+def test_an_address_with_a_line_break_does_not_reach_the_plugin(browser: Browser, promoted: str, place: str) -> None:
+    answer = browser.ask_unchecked(place.format("1%0d%0aSet-Cookie:a=b", run=promoted))
+    assert answer.status == 404
+    assert "set-cookie" not in answer.headers
+    assert b"Traceback" not in answer.body
+
+
+def files_below(folder: Path) -> dict[str, int]:
+    return {str(path): path.lstat().st_mtime_ns for path in folder.rglob("*")}
+
+
+@pytest.mark.parametrize("method", [Path.symlink_to, None], ids=["link", "pipe"])
+@pytest.mark.parametrize("name", ["figures/recall.png", "figures", "evaluation.json", "decision.json", "history.json"])
+def test_a_link_that_leads_out_of_a_runs_folder_is_not_followed(
+    browser: Browser, home: Workspace, promoted: str, name: str, method: Callable[[Path, Path], None] | None
+) -> None:
+    run = home.run_folder(promoted)
+    plant(run / name, home.root.parent / "outside", method)
+    page = browser.get(f"/runs/mnist_training/{promoted}")
+    assert SECRET not in page.html
+    assert f"{name} is no file of this folder" in page.text or "The figure recall.png is missing" in page.text
+    for figure in ("recall.png", "mistakes.png"):
+        answer = browser.ask(f"/runs/mnist_training/{promoted}/figures/{figure}")
+        assert answer.status == 404 if name in ("figures", f"figures/{figure}") else answer.body == PNG
+
+
+@pytest.mark.parametrize("method", [Path.symlink_to, None], ids=["link", "pipe"])
+@pytest.mark.parametrize("name", ["figures/recall.png", "figures", "evaluation.json", "metadata.json", "model.keras"])
+def test_a_link_that_leads_out_of_a_version_is_not_followed(
+    browser: Browser, home: Workspace, promoted: str, name: str, method: Callable[[Path, Path], None] | None
+) -> None:
+    assert promoted
+    browser.get("/models")  # what was read before the link is not shown after it
+    plant(home.models / "1" / name, home.root.parent / "outside", method)
+    listed, page = browser.get("/models"), browser.get("/models/1")
+    assert SECRET not in listed.html + page.html
+    assert "version 1 is damaged" in page.text
+    assert f"{name} is no file of the model directory" in page.text
+    if name.endswith(".json"):
+        assert f"version 1 is damaged: {name} is no file of this folder" in listed.text
+    figure = browser.ask("/models/1/figures/recall.png")
+    assert figure.status == (404 if name.startswith("figures") else 200)
+    model = browser.ask("/models/1/model.keras")
+    assert model.status == (404 if name == "model.keras" else 200)
+
+
+def plant(path: Path, outside: Path, method: Callable[[Path, Path], None] | None) -> None:
+    """Put a link to something of the same kind outside, or a pipe, which a reader would wait on for ever, in place."""
+    outside.mkdir()
+    if path.is_dir():
+        for name in ("recall.png", "mistakes.png", "training.png"):
+            (outside / name).write_text(SECRET)
+        target = outside
+        path.rename(outside.with_name("moved away"))
+    else:
+        target = outside / path.name
+        document = json.loads(path.read_bytes()) if path.suffix == ".json" else None
+        target.write_text(json.dumps({**document, "reason": SECRET}) if isinstance(document, dict) else SECRET)
+        path.unlink()
+    if method:
+        method(path, target)
+    else:
+        os.mkfifo(path)
+
+
+def test_a_version_that_is_a_link_to_elsewhere_is_damaged(browser: Browser, home: Workspace, promoted: str) -> None:
+    (home.models / "1").rename(home.root.parent / "elsewhere")
+    (home.models / "1").symlink_to(home.root.parent / "elsewhere")
+    assert "version 1 is damaged: metadata.json is no file of this folder" in browser.get("/models").text
+    assert "is no file of the model directory" in browser.get("/models/1").text
+    browser.get("/models/1/model.keras", 404)
+    assert promoted
+
+
+def test_the_model_directory_itself_may_be_a_link(browser: Browser, home: Workspace, promoted: str) -> None:
+    home.models.rename(home.root.parent / "large disk")
+    home.models.symlink_to(home.root.parent / "large disk")
+    assert "damaged" not in browser.get("/models").text + browser.get("/models/1").text
+    browser.get("/models/1/figures/recall.png")
+    browser.get(f"/runs/mnist_training/{promoted}")
+
+
+HOSTILE_TEXTS = [SCRIPT, "\"'><img src=x onerror=alert(1)>", "{{ 7 * 191 }}", "javascript:alert(1)", "&lt;b&gt;"]
+
+
+@pytest.mark.parametrize("text", HOSTILE_TEXTS)
+def test_hostile_words_in_documents_are_shown_as_they_are(
+    browser: Browser, home: Workspace, airflow: Airflow, text: str
+) -> None:
+    run_id = promoted_run(home, airflow, 0.95, None, force=True, force_reason=text)
+    for folder, metadata in ((home.models / "1", "metadata.json"), (home.run_folder(run_id), "training.json")):
+        change(folder / metadata, config={text: text, "architecture": text}, run_id=f"__{text}", device=text)
+        change(folder / metadata, library_versions={text: text}, git_commit=text, published=text)
+        checks = [dict.fromkeys(("rule", "metric", "slice", "verdict", "message"), text)]
+        change(folder / "decision.json", checks=checks, policy={text: text})
+        epochs = [{"number": 1, "metrics": {text: 0.5}, "seconds": 1}]
+        (folder / "history.json").write_text(json.dumps(epochs))
+    change(home.dataset(DIGEST) / "dataset.json", source=text, **{text: text})
+    event = {"time": NOW.isoformat(), "event": text, "from": 1, "to": 1, "reason": text, "published_by": f"__{text}"}
+    with home.models.joinpath("history.jsonl").open("a") as lines:
+        lines.write(json.dumps(event) + f"\n{text}\n")
+    rollback = airflow.run("mnist_rollback", conf={"reason": text})
+
+    pages = ["/models", "/models/1", f"/runs/mnist_training/{run_id}", f"/runs/mnist_rollback/{rollback}"]
+    for path in pages:
+        page = browser.get(path)
+        assert text in Markup(page.html).text
+        assert "1337" not in page.html
+
+
+def change(path: Path, **values: Any) -> None:
+    """Change keys of a JSON file."""
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+@pytest.mark.parametrize("run_id", ["manual__2026-11-24T02:00:00.5+00:00", "a~b__c+d:e.f", "-rf", "x" * 200])
+def test_every_run_id_that_airflow_and_the_workspace_allow_has_a_page_whose_links_lead_back_to_it(
+    browser: Browser, home: Workspace, airflow: Airflow, run_id: str
+) -> None:
+    airflow.run(run_id=run_id)
+    promote(evaluated_run(home, run_id), home.models, Policy())
+    page = Markup(browser.get(f"/runs/mnist_training/{quote(run_id)}").html)
+    figures = [address for address in page.addresses if "figures" in address]
+    assert len(figures) == 3
+    for address in figures:
+        assert browser.get(address.removeprefix("/mnist")).body == PNG
+    tasks = [address for address in page.addresses if "/tasks/" in address]
+    assert {unquote(address).split("/tasks/")[0] for address in tasks} == {f"/dags/mnist_training/runs/{run_id}"}
+
+
+@pytest.mark.parametrize("run_id", [".hidden", ":colon", "x" * 201])
+def test_a_run_whose_id_names_no_folder_has_a_page_that_says_so(
+    browser: Browser, home: Workspace, airflow: Airflow, run_id: str
+) -> None:
+    assert home.root
+    airflow.run(run_id=run_id)
+    page = browser.get(f"/runs/mnist_training/{quote(run_id)}", 404)
+    assert f"run id {run_id!r} cannot name a folder" in page.text
+
+
+# What each page says
+
+
+def test_an_empty_model_directory_says_how_to_get_a_model(browser: Browser, home: Workspace) -> None:
+    page = browser.get("/models")
+    assert "No model yet" in page.text
+    assert "The first run of mnist_training that passes the gate puts one here" in page.text
+    assert str(home.models) in page.text
+    assert not home.root.exists()
+
+
+def test_after_a_rejected_first_run_there_is_still_no_model_and_the_run_says_why(
+    browser: Browser, home: Workspace, airflow: Airflow
+) -> None:
+    run_id = airflow.run(promote="skipped", evaluate="success")
+    promote(evaluated_run(home, run_id, accuracy=0.95), home.models, Policy())
+    assert "No model yet" in browser.get("/models").text
+    page = browser.get(f"/runs/mnist_training/{run_id}")
+    assert "Rejected. accuracy 0.9500 is below the minimum of 0.9700" in page.text
+    assert "The champion stays: there is none yet" in page.text
+    assert "failed min_accuracy accuracy overall 0.9500 0.9700 -" in page.text
+    assert "skipped max_regression accuracy overall - -0.0040 - no champion yet to compare with" in page.text
+
+
+def test_a_promoted_run_is_champion_on_the_page_of_the_models(browser: Browser, home: Workspace, promoted: str) -> None:
+    page = browser.get("/models")
+    assert "Champion: version 1" in page.text
+    assert "Test accuracy 0.9800 95 % interval 0.9770 to 0.9830" in page.text
+    assert f'load_model("{home.models}/champion/model.keras")' in page.text
+    assert f'href="/dags/mnist_training/runs/{promoted}"' in page.html
+    assert 'href="/dags/mnist_rollback"' in page.html
+    assert "1 versions. The newest, version 1, has 0.9800." in page.text
+    assert f"now 1 promoted {promoted} accuracy 0.9800 reaches the minimum of 0.9700" in page.text
+
+
+@pytest.mark.parametrize("of_version", [False, True], ids=["run", "version"])
+def test_a_promoted_run_and_its_version_show_all_that_is_known(
+    browser: Browser, home: Workspace, airflow: Airflow, promoted: str, of_version: bool
+) -> None:
+    assert promoted
+    run_id = promoted_run(home, airflow, 0.985, champion=(1, 0.98))
+    page = browser.get("/models/2" if of_version else f"/runs/mnist_training/{run_id}")
+    text = page.text
+    assert ("Promoted." if of_version else "Promoted as version 2 .") in text
+    assert "accuracy 0.9850 0.9800" in text
+    assert "champion (version 1)" in text
+    assert "a change of +0.0050, is within the allowed -0.0040" in text
+    assert "5 epochs in numbers" in text
+    assert "1 0.3000 0.9000 0.7" in text
+    assert "0 1000 0.9850 0.9850 0.9850 0.9800 0.9800 0.9800" in text
+    assert "Confusion" in text
+    assert "Test image 37 is 1, taken for 2 with probability 0.990" in text
+    assert "Device CPU (2 cores)" in text
+    assert "tensorflow 2.21.0" in text
+    assert "hidden_units 128" in text
+    assert "min_accuracy 0.97" in text
+    assert "train pixel mean 33.32" in text
+    assert "damaged" not in text
+    assert ("load success 1 1.2" in text) is False  # load has not run in this run
+    assert ("evaluate success" in text) is not of_version
+    images = [address for address in Markup(page.html).addresses if "/figures/" in address]
+    assert len(images) == 3
+    for image in images:
+        answer = browser.get(image.removeprefix("/mnist"))
+        assert (answer.body, answer.headers["content-type"]) == (PNG, "image/png")
+
+
+def test_every_link_of_the_pages_to_the_pages_leads_somewhere(
+    browser: Browser, home: Workspace, airflow: Airflow, promoted: str
+) -> None:
+    promoted_run(home, airflow, 0.985, champion=(1, 0.98))
+    to_follow, followed = ["/mnist/models", f"/mnist/runs/mnist_training/{promoted}"], set()
+    while to_follow:
+        address = to_follow.pop()
+        followed.add(address)
+        answer = browser.get(address.removeprefix("/mnist"))
+        if answer.headers["content-type"].startswith("text/html"):
+            links = Markup(answer.html).addresses
+            to_follow += [link for link in links if link.startswith("/mnist/") and link not in followed]
+    assert {"/mnist/models/1", "/mnist/models/2", "/mnist/models/2/model.keras", "/mnist/static/page.js"} <= followed
+
+
+def test_links_stay_below_the_path_that_airflow_is_served_at(browser: Browser, promoted: str) -> None:
+    page = browser.ask_raw("/models", root="/airflow")
+    assert promoted in page.text
+    assert [link for link in Markup(page.html).addresses if not link.startswith("/airflow/")] == []
+
+
+def test_a_forced_version_is_marked_everywhere(browser: Browser, home: Workspace, airflow: Airflow) -> None:
+    run_id = promoted_run(home, airflow, 0.95, force=True, force_reason="Ada: for the demo")
+    reason = "forced (Ada: for the demo) although accuracy 0.9500 is below the minimum of 0.9700"
+    models = browser.get("/models").text
+    assert f"Forced {reason}" in models
+    assert "forced" in models.split("Versions", 1)[1]
+    assert f"Forced. {reason}" in browser.get("/models/1").text
+    assert f"Forced as version 1 . {reason}" in browser.get(f"/runs/mnist_training/{run_id}").text
+
+
+def test_a_refused_run_says_what_cannot_be_trusted(browser: Browser, home: Workspace, airflow: Airflow) -> None:
+    run_id = airflow.run(state=DagRunState.FAILED, promote="failed", evaluate="success")
+    with pytest.raises(ModelError, match="refused"):
+        promote(evaluated_run(home, run_id, integrity=False), home.models, Policy())
+    page = browser.get(f"/runs/mnist_training/{run_id}")
+    assert "Refused. the candidate: loads: False; the candidate: saved model loads: False" in page.text
+    assert "The champion stays" in page.text
+    assert "failed integrity candidate loads" in page.text
+
+
+def test_a_queued_run_without_files_is_followed(browser: Browser, home: Workspace, airflow: Airflow) -> None:
+    run_id = airflow.run(state=DagRunState.QUEUED)
+    page = browser.get(f"/runs/mnist_training/{run_id}")
+    assert "The run is queued; there is no decision yet. This page follows it." in page.text
+    assert 'http-equiv="refresh"' in page.html
+    assert "load not yet - - normalize not yet - - train not yet - - evaluate not yet - - promote not yet" in page.text
+    assert not home.root.exists()
+
+
+def test_a_training_that_is_running_shows_its_epochs_so_far(
+    browser: Browser, home: Workspace, airflow: Airflow
+) -> None:
+    run_id = airflow.run(state=DagRunState.RUNNING, load="success", normalize="success", train="running")
+    write_json(home.run(run_id) / "history.json", history(2))
+    page = browser.get(f"/runs/mnist_training/{run_id}")
+    assert "The run is running" in page.text
+    assert "train running" in page.text
+    assert "evaluate not yet" in page.text
+    assert "2 epochs in numbers" in page.text
+    assert "2 0.1500 0.9500 0.7" in page.text
+    assert "missing" not in page.text
+
+
+def test_a_finished_run_does_not_load_itself_again(browser: Browser, promoted: str) -> None:
+    assert "refresh" not in browser.get(f"/runs/mnist_training/{promoted}").html
+
+
+def test_a_run_that_failed_before_the_gate_leads_to_the_log(
+    browser: Browser, home: Workspace, airflow: Airflow
+) -> None:
+    assert home.root
+    run_id = airflow.run(state=DagRunState.FAILED, load="failed")
+    page = browser.get(f"/runs/mnist_training/{run_id}")
+    assert "the log of the task that failed says why. The champion stays." in page.text
+    assert f'href="/dags/mnist_training/runs/{run_id}/tasks/load"' in page.html
+
+
+def test_a_run_whose_folder_is_gone_says_so(browser: Browser, home: Workspace, airflow: Airflow) -> None:
+    run_id = airflow.run(promote="success")
+    page = browser.get(f"/runs/mnist_training/{run_id}")
+    assert f"The run ended without a decision: nothing is in {home.run_folder(run_id)}" in page.text
+
+
+BREAKAGES: dict[str, tuple[str, str | None, str]] = {
+    "metadata cut short": ("metadata.json", '{"run_id": "x', "metadata.json cannot be read: Invalid JSON"),
+    "metadata missing": ("metadata.json", None, "metadata.json is missing"),
+    "metadata is a list": ("metadata.json", "[]", "metadata.json cannot be read: Input should be"),
+    "config is a text": ("metadata.json", '{"config": "mlp"}', "metadata.json cannot be read: config: Input should"),
+    "binary": ("metadata.json", "\x00\x01", "metadata.json cannot be read: Invalid JSON"),
+    "evaluation missing": ("evaluation.json", None, "evaluation.json is missing"),
+    "no candidate": ("evaluation.json", "{}", "evaluation.json cannot be read: candidate: Field required"),
+    "a text for a number": ("evaluation.json", '{"candidate": {"accuracy": "high"}}', "candidate: accuracy: Input"),
+    "not a number": ("evaluation.json", '{"candidate": {"accuracy": NaN}}', "candidate: accuracy: Input should be"),
+    "an infinite loss": ("evaluation.json", '{"candidate": {"loss": Infinity}}', "candidate: loss: Input should be"),
+    "half an interval": ("evaluation.json", '{"candidate": {"accuracy_95": [0.9]}}', "candidate: accuracy_95: 1"),
+    "a matrix of texts": ("evaluation.json", '{"candidate": {"confusion": [["x"]]}}', "candidate: confusion: 0: 0:"),
+    "checks are no list": ("decision.json", '{"checks": {"a": 1}}', "decision.json cannot be read: checks: Input"),
+    "decision missing": ("decision.json", None, "decision.json is missing"),
+    "nested too deep": ("decision.json", "[" * 100_000, "decision.json cannot be read: Invalid JSON: recursion limit"),
+}
+
+
+@pytest.mark.parametrize("breakage", BREAKAGES.values(), ids=list(BREAKAGES))
+def test_a_damaged_version_is_named_in_the_list_and_on_its_page(
+    browser: Browser, home: Workspace, airflow: Airflow, promoted: str, breakage: tuple[str, str | None, str]
+) -> None:
+    name, content, words = breakage
+    promoted_run(home, airflow, 0.985, champion=(1, 0.98))
+    assert "version 1 is damaged" not in browser.get("/models").text
+    break_file(home.models / "1" / name, content)
+    listed = browser.get("/models").text
+    assert f"1 damaged version 1 is damaged: {words}" in listed if "missing" in words else words in listed
+    assert "python -m mnist_tasks models repair" in listed
+    assert "2 champion 0.9850" in listed
+    page = browser.get("/models/1").text
+    assert "version 1 is damaged" in page
+    assert content is None or words in page
+    assert promoted
+
+
+def break_file(path: Path, content: str | None) -> None:
+    path.unlink()
+    if content is not None:
+        path.write_text(content)
+
+
+def test_a_damaged_champion_is_still_named_as_champion(browser: Browser, home: Workspace, promoted: str) -> None:
+    (home.models / "1" / "evaluation.json").unlink()
+    page = browser.get("/models").text
+    assert "Champion: version 1 version 1 is damaged: evaluation.json is missing" in page
+    assert promoted in page
+
+
+def test_a_version_whose_model_is_missing_or_changed_says_so(browser: Browser, home: Workspace, promoted: str) -> None:
+    model = home.models / "1" / "model.keras"
+    content = model.read_bytes()
+    model.write_bytes(content[::-1])
+    assert f"version 1 is damaged: {model} has SHA-256" in browser.get("/models/1").text
+    model.unlink()
+    assert f"version 1 is damaged: {model} cannot be read" in browser.get("/models/1").text
+    assert "model.keras of version 1 is missing" in browser.get("/models/1/model.keras", 404).text
+    assert promoted
+
+
+def test_names_in_the_metadata_that_no_file_can_have_are_a_damage(
+    browser: Browser, home: Workspace, promoted: str
+) -> None:
+    # Without its history, so that the digest of metadata.json does not show first that it was changed.
+    (home.models / "history.jsonl").unlink()
+    change(home.models / "1" / "metadata.json", sha256={"a\0b": "0"})
+    assert "version 1 is damaged" in browser.get("/models/1").text
+    assert promoted
+
+
+@pytest.mark.parametrize("name", ["training.json", "history.json", "evaluation.json", "decision.json"])
+@pytest.mark.parametrize(
+    "content", ['{"a', '"text"', '[{"number": "x"}]', '{"candidate": 3, "config": 4, "checks": 5}']
+)
+def test_a_runs_broken_file_is_named_and_the_rest_is_shown(
+    browser: Browser, home: Workspace, promoted: str, name: str, content: str
+) -> None:
+    (home.run_folder(promoted) / name).write_text(content)
+    page = browser.get(f"/runs/mnist_training/{promoted}").text
+    assert f"{name} cannot be read" in page
+    assert ("Checks of the gate" in page) is (name != "decision.json")
+    assert ("Each digit" in page) is (name != "evaluation.json")
+
+
+@pytest.mark.parametrize("line", ['{"time": "20', "null", '"text"', '{"time": 3, "to": 1}', '{"time": ["x"]}'])
+def test_a_broken_line_of_the_history_is_named(browser: Browser, home: Workspace, promoted: str, line: str) -> None:
+    with home.models.joinpath("history.jsonl").open("a") as file:
+        file.write(line + "\n")
+    page = browser.get("/models").text
+    assert "history.jsonl: line 2 is damaged" in page
+    assert "Champion: version 1" in page
+    browser.get(f"/runs/mnist_training/{promoted}")
+
+
+@pytest.mark.parametrize("to", ['"<b>"', "[1]", '{"a": 1}', "1.5"])
+def test_a_move_to_what_is_no_version_is_left_out(browser: Browser, home: Workspace, promoted: str, to: str) -> None:
+    event = f'{{"time": "{NOW.isoformat()}", "event": "moved", "from": 1, "to": {to}, "published_by": "{promoted}"}}\n'
+    with home.models.joinpath("history.jsonl").open("a") as file:
+        file.write(event)
+    assert "Champion: version 1" in browser.get("/models").text
+    assert "Promoted as version 1 ." in browser.get(f"/runs/mnist_training/{promoted}").text
+
+
+@pytest.mark.parametrize("target", ["7", "../runs", "nowhere", None])
+def test_a_champion_link_that_leads_nowhere_is_explained(
+    browser: Browser, home: Workspace, promoted: str, target: str | None
+) -> None:
+    link = home.models / "champion"
+    link.unlink()
+    if target:
+        link.symlink_to(target)
+    page = browser.get("/models").text
+    assert f"{link} {f'leads to {target!r}, which is no version' if target else 'is missing'}" in page
+    assert "python -m mnist_tasks models repair" in page
+    assert "No model yet" not in page
+    assert "1 was champion 0.9800" in page
+    browser.get("/models/1")
+    browser.get(f"/runs/mnist_training/{promoted}")
+
+
+def test_a_missing_figure_is_named_with_the_way_to_draw_it_again(
+    browser: Browser, home: Workspace, promoted: str
+) -> None:
+    (home.run_folder(promoted) / "figures" / "recall.png").unlink()
+    page = browser.get(f"/runs/mnist_training/{promoted}")
+    assert "The figure recall.png is missing" in page.text
+    assert "Clear the task evaluate of the run to draw it again" in page.text
+    assert "figures/mistakes.png" in page.html
+    assert "There is no such figure" in browser.get(f"/runs/mnist_training/{promoted}/figures/recall.png", 404).text
+
+
+@pytest.mark.parametrize("name", ["confusion.png", "../model.keras", "model.keras", "RECALL.PNG", "recall.png/"])
+def test_only_the_figures_of_the_pages_are_served(browser: Browser, home: Workspace, promoted: str, name: str) -> None:
+    assert (home.run_folder(promoted) / "figures" / "confusion.png").exists()
+    for folder in ("/models/1", f"/runs/mnist_training/{promoted}"):
+        assert browser.ask_raw(f"{folder}/figures/{name}").status in (307, 404)
+
+
+def test_the_run_of_another_dag_has_no_model(browser: Browser, home: Workspace, airflow: Airflow) -> None:
+    run_id = airflow.run("somebody_elses")
+    evaluated_run(home, run_id)
+    page = browser.get(f"/runs/somebody_elses/{run_id}", 404)
+    assert "This run is not one of mnist_training: it has no model." in page.text
+    browser.get(f"/runs/somebody_elses/{run_id}/figures/recall.png", 404)
+
+
+def test_a_run_that_airflow_does_not_know_is_not_there_even_if_its_folder_is(browser: Browser, home: Workspace) -> None:
+    evaluated_run(home, "manual__forgotten")
+    assert "There is no such run." in browser.get("/runs/mnist_training/manual__forgotten", 404).text
+    assert "All models" in browser.get("/runs/mnist_training/never", 404).text
+
+
+def test_an_unknown_version_and_page_have_a_helpful_answer(browser: Browser, promoted: str) -> None:
+    assert promoted
+    page = browser.get("/models/7", 404)
+    assert "has no version 7; it has 1" in page.text
+    assert 'href="/mnist/models"' in page.html
+    assert "Not Found" in browser.get("/nothing", 404).text
+
+
+def test_a_rollback_is_shown_by_its_run_its_version_and_the_list(
+    browser: Browser, home: Workspace, airflow: Airflow, promoted: str
+) -> None:
+    second = promoted_run(home, airflow, 0.985, champion=(1, 0.98))
+    run_id = airflow.run("mnist_rollback", conf={"reason": "it fails on sevens"}, rollback="success")
+    models = ModelDirectory(home.models)
+    models.rollback(reason="it fails on sevens", published_by=run_id, once=True, load_test=lambda _: None)
+    page = browser.get(f"/runs/mnist_rollback/{run_id}")
+    assert "The champion became version 3" in page.text
+    assert "Reason: it fails on sevens" in page.text
+    listed = browser.get("/models")
+    assert "Champion: version 3" in listed.text
+    assert "3 champion (version 1 again) 0.9800" in listed.text
+    assert f"now 3 rolled back {run_id} it fails on sevens" in listed.text
+    assert f'href="/dags/mnist_rollback/runs/{run_id}"' in listed.html
+    assert "damaged" not in browser.get("/models/3").text
+    # The run that once made the restored model is still the one of version 1.
+    assert "Promoted as version 1 ." in browser.get(f"/runs/mnist_training/{promoted}").text
+    assert "Promoted as version 2 ." in browser.get(f"/runs/mnist_training/{second}").text
+
+
+@pytest.mark.parametrize(
+    ("state", "words"),
+    [
+        (DagRunState.RUNNING, "The run is running: the older model is being loaded and checked"),
+        (DagRunState.QUEUED, "The run is queued"),
+        (DagRunState.FAILED, "Nothing was changed: the champion stays"),
+    ],
+)
+def test_a_rollback_that_has_published_nothing_says_so(
+    browser: Browser, home: Workspace, airflow: Airflow, promoted: str, state: DagRunState, words: str
+) -> None:
+    assert home.models
+    assert promoted
+    run_id = airflow.run("mnist_rollback", state=state, conf={"reason": "it fails on sevens"})
+    page = browser.get(f"/runs/mnist_rollback/{run_id}")
+    assert words in page.text
+    assert "Reason: it fails on sevens" in page.text
+    assert ("refresh" in page.html) is (state != DagRunState.FAILED)
+
+
+def test_what_an_older_release_wrote_is_shown_without_what_it_did_not_write(
+    browser: Browser, home: Workspace, promoted: str
+) -> None:
+    version, run = home.models / "1", home.run_folder(promoted)
+    metadata = {"version": 1, "run_id": promoted, "config": {"architecture": "mlp"}, "dataset": DIGEST}
+    candidate = {"accuracy": 0.98, "loss": 0.07}
+    check = {"name": "min_accuracy", "metric": "accuracy", "value": 0.98, "bound": 0.97, "verdict": "passed"}
+    decision = {"promoted": True, "reason": "good enough", "checks": [check], "champion_version": None}
+    for folder, name in ((version, "metadata.json"), (run, "training.json")):
+        (folder / name).write_text(json.dumps(metadata))
+        (folder / "evaluation.json").write_text(json.dumps({"candidate": candidate}))
+        (folder / "decision.json").write_text(json.dumps(decision))
+        (folder / "history.json").unlink()
+    event = {"time": NOW.isoformat(), "event": "promoted", "from": None, "to": 1, "run_id": promoted, "reason": "good"}
+    (home.models / "history.jsonl").write_text(json.dumps(event) + "\n")
+
+    listed = browser.get("/models").text
+    assert "1 champion 0.9800 0.0700 mlp" in listed
+    assert f"now 1 promoted {promoted} good" in listed
+    for path in ("/models/1", f"/runs/mnist_training/{promoted}"):
+        page = browser.get(path).text
+        assert "good enough" in page
+        assert "Promoted" in page
+        assert "passed min_accuracy accuracy overall 0.9800 0.9700" in page
+        assert "Git commit unknown" in page
+
+
+def test_versions_from_the_helpers_of_other_tests_have_pages_too(browser: Browser, home: Workspace) -> None:
+    models = ModelDirectory(home.models)
+    publish(models, "first", None)
+    publish(models, "second", 1)
+    assert "2 champion 0.9000 0.3000 mlp" in browser.get("/models").text
+    assert "damaged" not in browser.get("/models/2").text
+
+
+def test_a_changed_version_shows_up_at_the_next_request(browser: Browser, home: Workspace, promoted: str) -> None:
+    assert "1 champion 0.9800" in browser.get("/models").text
+    evaluation = home.models / "1" / "evaluation.json"
+    document = json.loads(evaluation.read_text())
+    document["candidate"]["accuracy"] = 0.9801
+    write_json(evaluation, document)
+    assert "1 champion 0.9801" in browser.get("/models").text
+    assert promoted
+
+
+def test_the_gates_floor_and_the_champion_stand_out_in_the_chart(
+    browser: Browser, home: Workspace, airflow: Airflow, promoted: str
+) -> None:
+    assert promoted
+    promoted_run(home, airflow, 0.985, champion=(1, 0.98), min_accuracy=0.975)
+    page = browser.get("/models").html
+    assert page.count('class="point chosen"') == 1
+    assert page.count('class="interval"') == 2
+    floor = page.split('class="floor" points="')[1].split('"')[0].split()
+    heights = [float(point.split(",")[1]) for point in floor]
+    assert heights[0] == heights[1] > heights[2] == heights[3]
+
+
+def test_no_server_error_shows_its_reader_more_than_that_it_happened(
+    server: FastAPI, home: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import mnist_ui.app
+
+    assert home.root
+
+    def fail(_: object) -> None:
+        raise RuntimeError(SECRET)
+
+    monkeypatch.setattr(mnist_ui.app, "overview", fail)
+    answer = Browser(server, failing=True).get("/models", 500)
+    assert "This page failed: the API server's log says why." in answer.text
+    assert SECRET not in answer.html
+
+
+def test_a_model_directory_that_cannot_be_read_is_explained(browser: Browser, home: Workspace, promoted: str) -> None:
+    if os.geteuid():
+        pytest.skip("whoever runs the tests owns the files, and may read them")
+    home.models.chmod(0o700)
+    for path in ("/models", "/models/1", f"/runs/mnist_training/{promoted}"):
+        answer = without_root(partial(browser.get, path, 503), home.root.parent)
+        assert "The models cannot be read by the API server" in answer.text
+        assert "Permission denied" in answer.text
+
+
+def test_a_server_that_does_not_know_where_the_models_are_says_what_to_set(
+    browser: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MNIST_HOME")
+    monkeypatch.setattr("mnist_tasks.workspace.PROJECT", tmp_path)  # as if the package were installed elsewhere
+    for path in ("/models", "/models/1", "/runs/mnist_training/a"):
+        assert "MNIST_HOME is not set" in browser.get(path, 503).text
+
+
+def test_a_download_is_the_model_under_a_name_that_says_which(browser: Browser, home: Workspace, promoted: str) -> None:
+    answer = browser.get("/models/1/model.keras")
+    assert answer.body == (home.models / "1" / "model.keras").read_bytes() == promoted.encode() * 100
+    assert answer.headers["content-disposition"] == 'attachment; filename="mnist-1.keras"'
+    assert answer.headers["content-type"] == "application/octet-stream"
+
+
+@pytest.mark.parametrize(("name", "kind"), [("style.css", "text/css"), ("page.js", "text/javascript")])
+def test_style_and_script_are_served_as_what_they_are(browser: Browser, name: str, kind: str) -> None:
+    answer = browser.get(f"/static/{name}")
+    assert answer.headers["content-type"].startswith(kind)
+    assert answer.body == (PROJECT / "plugins" / "mnist_ui" / "static" / name).read_bytes()
+    assert b"//" not in answer.body.replace(b"// ", b"")
+    assert b"@import" not in answer.body
+
+
+# What they cost the processes that load them
+
+
+def loaded_by(code: str, *arguments: str) -> set[str]:
+    """The modules that a fresh process has after some code, and had not before."""
+    program = f"{code}\nprint(' '.join(sorted(set(sys.modules) - before)))"
+    output = subprocess.run(
+        [sys.executable, "-c", program, *arguments], check=True, capture_output=True, text=True, cwd=PROJECT
+    ).stdout
+    return {module.partition(".")[0] for module in output.splitlines()[-1].split()}
+
+
+def test_loading_the_plugin_imports_nothing_but_itself() -> None:
+    code = """
+import importlib, sys
+import airflow.plugins_manager
+before = set(sys.modules)
+sys.path.insert(0, "plugins")
+importlib.import_module("mnist_plugin")
+"""
+    assert loaded_by(code) == {"mnist_plugin"}
+
+
+def test_airflow_loads_the_plugin_without_its_pages() -> None:
+    code = """
+import sys
+before = set()
+from airflow import plugins_manager
+apps, _ = plugins_manager.get_fastapi_plugins()
+assert [app["name"] for app in apps] == ["mnist"], apps
+assert plugins_manager.get_import_errors() == {}
+print()
+"""
+    modules = loaded_by(code)
+    assert "mnist_plugin" in modules
+    assert modules.isdisjoint({"mnist_ui", "mnist_tasks", "numpy", "tensorflow", "keras"})
+
+
+def test_no_page_imports_numpy_or_tensorflow(home: Workspace) -> None:
+    models = ModelDirectory(home.models)
+    publish(models, "first", None)
+    evaluated_run(home, "second")
+    code = """
+import sys
+from pathlib import Path
+before = set()
+sys.path.insert(0, "plugins")
+from mnist_ui.app import ModelDirectory, Workspace, damage, overview, published_by, report
+workspace = Workspace(Path(sys.argv[1]))
+models = ModelDirectory(workspace.models)
+assert overview(models).champion.number == 1
+assert not damage(models, models.version("1"))
+assert report(models.version("1").folder, workspace.datasets, "metadata.json").models
+assert report(workspace.run_folder("second"), workspace.datasets).checks == []
+assert published_by("first", models) == [1]
+"""
+    modules = loaded_by(code, str(home.root))
+    assert "mnist_ui" in modules
+    assert modules.isdisjoint({"numpy", "tensorflow", "keras", "matplotlib"})
+
+
+# The check itself
+
+BAD_MARKUP = {
+    "inline style": '<p style="color: red">a</p>',
+    "style element": "<style>p {}</style>",
+    "inline script": "<script>alert(1)</script>",
+    "handler": '<p onclick="alert(1)">a</p>',
+    "other host": '<a href="https://example.org/">a</a>',
+    "other host without scheme": '<a href="//example.org/">a</a>',
+    "script address": '<a href="javascript:alert(1)">a</a>',
+    "image without text": '<img src="/a.png">',
+    "image with an empty text": '<img src="/a.png" alt=" ">',
+    "table without headings": "<table><tr><td>1</td></tr></table>",
+    "heading without scope": "<table><tr><th>1</th></tr></table>",
+    "skipped heading": "<h3>a</h3>",
+    "picture without description": "<svg><title>a</title></svg>",
+    "link without text": '<a href="/a"><b></b></a>',
+    "not closed": "<p>a",
+    "closes nothing": "</p>",
+}
+
+
+@pytest.mark.parametrize("bad", BAD_MARKUP.values(), ids=list(BAD_MARKUP))
+def test_the_check_of_the_pages_finds_what_is_wrong(bad: str) -> None:
+    page = '<!doctype html><html lang="en"><body><h1>a</h1>{}</body></html>'
+    assert Markup(page.format("<p>fine</p>")).faults == []
+    assert Markup(page.format(bad)).faults
+    assert Markup(page.format("").replace(' lang="en"', "")).faults == ["no language"]
