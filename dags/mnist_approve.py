@@ -21,6 +21,7 @@ from mnist_tasks.gate import Approval, Policy
 from mnist_tasks.workspace import Workspace
 
 APPROVE, REJECT = "Approve", "Reject"
+ANSWER = "answer.json"  # in the run's folder, for a retry
 COMMENT, LONGEST = "comment", 500  # the answer's free text, and how many characters of it are kept
 
 
@@ -55,7 +56,7 @@ class Approve(HITLOperator):
     @no_retry_for_bad_input()
     def execute(self, context: Context) -> dict[str, Any]:
         """Ask, and leave the worker until there is an answer."""
-        from mnist_tasks.files import sha256
+        from mnist_tasks.files import read_json, sha256
 
         policy = RunConfig.from_parameters({k: v for k, v in context["params"].items() if k != COMMENT}).gate
         run = Workspace.from_environment().run(context["run_id"])
@@ -65,6 +66,12 @@ class Approve(HITLOperator):
             self.log.info("nobody is asked: the gate does not let the candidate pass; promote says why")
             return asdict(Approval(evaluation))
         keep(run / "question.md", asked)
+        if self.is_retry(context["task_instance"]) and (run / ANSWER).exists():
+            earlier: dict[str, Any] = read_json(run / ANSWER, self.task_id)
+            if earlier["evaluation"] == evaluation:
+                self.log.info("an earlier try got the answer and could not hand it on; nobody is asked again")
+                return earlier
+        (run / ANSWER).unlink(missing_ok=True)
         self.subject, self.body = asked
         try:
             super().execute(context)
@@ -75,11 +82,13 @@ class Approve(HITLOperator):
             raise
         raise AssertionError("HITLOperator.execute returned without waiting for an answer")
 
-    def execute_complete(self, context: Context, event: dict[str, Any], evaluation: str = "") -> dict[str, Any]:  # noqa: ARG002
+    def execute_complete(self, context: Context, event: dict[str, Any], evaluation: str = "") -> dict[str, Any]:
         """Take the answer, or that there was none in time, for `promote`.
 
         Airflow checks the choice when it is made. An odd comment is no reason to fail: a retry would ask again.
         """
+        from mnist_tasks.files import write_json
+
         user = event.get("responded_by_user")
         text = str((event.get("params_input") or {}).get(COMMENT) or "")
         answer = Approval(
@@ -90,7 +99,15 @@ class Approve(HITLOperator):
             comment=" ".join(text.split())[:LONGEST],
         )
         self.log.info("%s by %s", "approved" if answer.approved else "rejected", answer.by or "default: no answer")
+        write_json(Workspace.from_environment().run(context["run_id"]) / ANSWER, asdict(answer))
         return asdict(answer)
+
+    def is_retry(self, task: Any) -> bool:
+        """Whether this try is Airflow's own; the first one after somebody has cleared the task asks again in any case.
+
+        Airflow lets a task fail whose answer comes within about a second, before the scheduler has seen that it waits.
+        """
+        return bool(task.try_number > task.max_tries - self.retries + 1)
 
 
 def person(name: str, user_id: str) -> str:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -171,6 +172,38 @@ def test_a_no_and_no_answer_reject(
     assert ModelDirectory(home.models).champion() is None
 
 
+def test_an_answer_is_not_asked_for_again_by_a_retry(
+    dag: DAG, home: Workspace, npz: Path, answer: Answer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when Airflow refuses to take the task's result. Were it asked for again, nobody would answer."""
+    approve: Any = dag.get_task("approve")
+    take, answers = approve.execute_complete, []
+
+    def taken_in_vain(*arguments: Any, **more: Any) -> None:
+        answers.append(take(*arguments, **more))
+        raise OSError("the API server is gone")
+
+    monkeypatch.setattr(approve, "execute_complete", taken_in_vain)
+    monkeypatch.setattr(approve, "retry_delay", timedelta(0))
+    answer("Approve", ADA, comment="fine")
+
+    run = dag.test(run_conf={**FAST, "source": str(npz)})
+
+    assert (run.state, len(answers)) == ("success", 1)
+    assert decision(home, run.run_id)["approval"] == answers[0]
+    assert (answers[0]["approved"], answers[0]["by"], answers[0]["comment"]) == (True, "Ada Lovelace (ada)", "fine")
+
+
+@pytest.mark.parametrize(
+    ("try_number", "max_tries", "retry"), [(1, 2, False), (2, 2, True), (2, 3, False), (3, 3, True)]
+)
+def test_the_first_try_after_clearing_is_no_retry(try_number: int, max_tries: int, retry: bool, dag: DAG) -> None:
+    """Clearing raises max_tries: to the number of tries until then and the retries."""
+    approve: Any = dag.get_task("approve")
+
+    assert approve.is_retry(SimpleNamespace(try_number=try_number, max_tries=max_tries)) is retry
+
+
 def test_nobody_is_asked_about_a_candidate_that_the_gate_rejects(dag: DAG, home: Workspace, npz: Path) -> None:
     run = dag.test(run_conf={**FAST, "source": str(npz), "min_accuracy": 0.99})
 
@@ -242,7 +275,7 @@ def test_a_cleared_question_is_asked_again_only_as_it_was(tmp_path: Path) -> Non
     ("params", "comment"),
     [(None, ""), ({}, ""), ({"comment": 7}, "7"), ({"comment": "x" * 1000}, "x" * 500), ({"other": "text"}, "")],
 )
-def test_an_odd_comment_costs_no_answer(params: Any, comment: str, dag: DAG) -> None:
+def test_an_odd_comment_costs_no_answer(params: Any, comment: str, dag: DAG, home: Workspace) -> None:
     approve: Any = dag.get_task("approve")
     event = {
         "chosen_options": ["Approve"],
@@ -252,7 +285,8 @@ def test_an_odd_comment_costs_no_answer(params: Any, comment: str, dag: DAG) -> 
         "timedout": False,
     }
 
-    assert approve.execute_complete({}, event, evaluation="digest") == {
+    assert home.root.is_dir()
+    assert approve.execute_complete({"run_id": "run"}, event, evaluation="digest") == {
         "evaluation": "digest",
         "approved": True,
         "by": "Ada Lovelace (ada)",

@@ -57,6 +57,9 @@ class Airflow:
 
     def question(self, run_id: str) -> dict[str, Any]:
         self.wait_for(run_id, "approve", "awaiting_input")
+        # A person reads it first. An answer within about a second, before the scheduler has seen that the task waits,
+        # costs it a try and half a minute.
+        time.sleep(3)
         return self.get(f"/dagRuns/{run_id}/taskInstances/approve/-1/hitlDetails")
 
     def answer(self, run_id: str, option: str, comment: str) -> None:
