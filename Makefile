@@ -39,6 +39,7 @@ bench: .venv/ready-dev
 	$(BIN)/python tests/benchmarks/nightly.py 3 var/benchmark-nightly.json
 	$(BIN)/python tests/benchmarks/training.py 5 var/benchmark-training.json
 	$(BIN)/python tests/benchmarks/gate.py var/benchmark-gate.json var/benchmark-gate.png
+	$(BIN)/python -m tests.benchmarks.pages 3 var/benchmark-pages.json
 
 .venv/ready: requirements.txt pyproject.toml scripts/setup.sh
 	+@exec sh scripts/setup.sh $(PYTHON) requirements.txt $@
