@@ -6,11 +6,13 @@ BIN := .venv/bin
 
 # GNU make turns every failure of a recipe into status 2, except under -q: there a line marked + still runs, and if it
 # ends with status 1, so does make. `make run` needs both: 1 says that the model was rejected, 2 that something failed.
-ifeq (run,$(MAKECMDGOALS))
+ifneq (,$(filter $(MAKECMDGOALS),run stack-run))
 MAKEFLAGS += -q
 endif
 
-.PHONY: help run up test check bench lock clean
+COMPOSE = docker compose
+
+.PHONY: help run up test check bench lock clean env stack-up stack-run stack-test stack-down
 
 help:
 	@echo "make run [epochs=3 min_accuracy=0.98 ...]  run the DAG once: 0 promoted, 1 rejected, 2 failed"
@@ -18,6 +20,10 @@ help:
 	@echo "make test                                  all tests"
 	@echo "make check                                 style and types"
 	@echo "make bench                                 the DAG run and each recipe against plain Keras scripts; the gate"
+	@echo "make stack-up                              Airflow for a team in containers: Celery, Postgres, a GPU worker"
+	@echo "make stack-run [epochs=3 ...]              run the DAG once there, as make run does"
+	@echo "make stack-down                            stop it; its volumes with your models stay"
+	@echo "make stack-test                            all of it and its faults, on an engine and ports of its own"
 	@echo "make lock                                  resolve requirements.txt and requirements-dev.txt anew"
 	@echo "make clean                                 remove the environment and caches; var/ with your models stays"
 
@@ -48,12 +54,31 @@ bench: .venv/ready-dev
 	+@exec sh scripts/setup.sh $(PYTHON) requirements-dev.txt $@
 
 # The same versions on every Python, so that what was tested on one is what runs on the others.
-LOCK = $(BIN)/uv pip compile --universal --python-version 3.10 --fork-strategy fewest --no-annotate \
-	--custom-compile-command "make lock" --quiet
+LOCK = $(BIN)/uv pip compile --no-annotate --custom-compile-command "make lock" --quiet
+EVERY = --universal --fork-strategy fewest --python-version
 
 lock: .venv/ready-dev
-	$(LOCK) pyproject.toml -o requirements.txt
-	$(LOCK) --group dev -c requirements.txt -o requirements-dev.txt
+	$(LOCK) $(EVERY) 3.10 pyproject.toml -o requirements.txt
+	$(LOCK) $(EVERY) 3.10 --group dev -c requirements.txt -o requirements-dev.txt
+	$(LOCK) $(EVERY) 3.11 --group stack -c requirements.txt -o requirements-stack.txt
+	$(LOCK) --python-version 3.11 --python-platform x86_64-manylinux_2_28 --group gpu -c requirements.txt \
+		-o requirements-gpu.txt
+
+env:
+	@$(PYTHON) scripts/stack_env.py
+
+stack-up: env
+	COMMIT=$$(git describe --always --dirty --abbrev=40 --exclude='*' 2>/dev/null) $(COMPOSE) up --detach --build --wait
+
+stack-run:
+	+@exec $(COMPOSE) run --rm --no-deps --no-TTY init \
+		python /opt/mnist/scripts/stack_run.py $(filter-out PYTHON=% PORT=%,$(MAKEOVERRIDES))
+
+stack-down:
+	$(COMPOSE) down
+
+stack-test: .venv/ready-dev
+	$(BIN)/python -m pytest -m stack
 
 clean:
 	rm -rf .venv build *.egg-info .hypothesis .pytest_cache .ruff_cache .mypy_cache

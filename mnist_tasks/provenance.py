@@ -24,10 +24,13 @@ def library_versions() -> dict[str, str]:
 
 
 def git_commit() -> str | None:
-    """The commit of the checkout that runs, with `-dirty` if files were changed since; None if there is no checkout."""
+    """The commit of the checkout that runs, with `-dirty` if files were changed since; None if there is no checkout.
+
+    In a container, which has none, the one that `MNIST_COMMIT` names: that of the image.
+    """
     git = shutil.which("git")
     if not git or not (PROJECT / ".git").exists():
-        return None
+        return os.environ.get("MNIST_COMMIT") or None
     # Git refuses a checkout that belongs to another user, as a mounted one may.
     command = [
         git,

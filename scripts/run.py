@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -21,7 +21,6 @@ from typing import Any
 import httpx
 from local_airflow import (
     LaunchError,
-    LocalAirflow,
     Stopped,
     describe,
     free_port,
@@ -36,6 +35,7 @@ from mnist_tasks.workspace import Workspace
 PROMOTED, REJECTED, FAILED = 0, 1, 2
 
 DAG = "mnist_training"
+RUNS = f"/api/v2/dags/{DAG}/dagRuns"
 TASKS = ("load", "normalize", "train", "evaluate", "promote")
 UNFINISHED = ("queued", "running")
 POLL_SECONDS = 0.3
@@ -62,7 +62,13 @@ def main(arguments: list[str]) -> int:
                 local_airflow(workspace, free_port(), passwords, services, settings) as airflow,
                 airflow.client() as client,
             ):
-                return follow(Run.trigger(airflow, client, parameters), workspace)
+                fail_interrupted(client)
+                run = Run.trigger(client, parameters, airflow.home / "logs", airflow.check_services)
+                try:
+                    return follow(run, workspace)
+                except BaseException:
+                    run.fail()
+                    raise
     except (LaunchError, TaskError) as error:
         print(f"failed: {error}", file=sys.stderr)
     except httpx.HTTPStatusError as error:
@@ -99,54 +105,69 @@ class Seen:
 
 
 class Run:
-    """One run of the DAG, seen through the REST API."""
+    """One run of the DAG, seen through the REST API.
 
-    def __init__(self, airflow: LocalAirflow, client: httpx.Client, run_id: str) -> None:
-        self.airflow, self.client, self.id = airflow, client, run_id
-        self.path = f"/api/v2/dags/{DAG}/dagRuns/{run_id}"
+    Args:
+        client: of the API, logged in.
+        run_id: which run.
+        logs: the folder of Airflow's logs.
+        check: raises if the run cannot go on.
+    """
+
+    def __init__(
+        self, client: httpx.Client, run_id: str, logs: Path, check: Callable[[], None] = lambda: None
+    ) -> None:
+        self.client, self.id, self.logs, self.check = client, run_id, logs, check
+        self.path = f"{RUNS}/{run_id}"
 
     @classmethod
-    def trigger(cls, airflow: LocalAirflow, client: httpx.Client, parameters: dict[str, Any]) -> Run:
-        """Start a run, once what an interrupted launcher has left unfinished is marked as failed."""
-        listing = client.get(f"/api/v2/dags/{DAG}/dagRuns", params={"state": UNFINISHED}).raise_for_status().json()
-        for left in listing["dag_runs"]:
-            print(f"{left['dag_run_id']} was interrupted; marking it as failed")
-            cls(airflow, client, left["dag_run_id"]).fail()
+    def trigger(
+        cls, client: httpx.Client, parameters: dict[str, Any], logs: Path, check: Callable[[], None] = lambda: None
+    ) -> Run:
+        """Start a run."""
         body = {"logical_date": None, "conf": parameters}
-        created = client.post(f"/api/v2/dags/{DAG}/dagRuns", json=body).raise_for_status().json()
-        return cls(airflow, client, created["dag_run_id"])
+        created = client.post(RUNS, json=body).raise_for_status().json()
+        return cls(client, created["dag_run_id"], logs, check)
 
     def get(self, below: str = "") -> dict[str, Any]:
         """The run, or something below it, as the API gives it."""
-        self.airflow.check_services()
+        self.check()
         answer: dict[str, Any] = self.client.get(self.path + below).raise_for_status().json()
         return answer
 
     def log_path(self, task: str, try_number: int) -> Path:
         """Where the log of a task's try is, as JSON lines: from the disk, as the API asks a log server for it first."""
-        return self.airflow.home / "logs" / f"dag_id={DAG}/run_id={self.id}/task_id={task}/attempt={try_number}.log"
+        return self.logs / f"dag_id={DAG}/run_id={self.id}/task_id={task}/attempt={try_number}.log"
 
     def fail(self) -> None:
         """Mark the run as failed."""
-        self.client.patch(self.path, json={"state": "failed"}).raise_for_status()
+        fail(self.client, self.id)
+
+
+def fail(client: httpx.Client, run_id: str) -> None:
+    """Mark a run as failed."""
+    client.patch(f"{RUNS}/{run_id}", json={"state": "failed"}).raise_for_status()
+
+
+def fail_interrupted(client: httpx.Client) -> None:
+    """Mark the runs as failed that an interrupted launcher has left unfinished."""
+    for left in client.get(RUNS, params={"state": UNFINISHED}).raise_for_status().json()["dag_runs"]:
+        print(f"{left['dag_run_id']} was interrupted; marking it as failed")
+        fail(client, left["dag_run_id"])
 
 
 def follow(run: Run, workspace: Workspace) -> int:
     """Print what the run does until it ends, then its outcome; return the exit status."""
     print(f"{DAG} {run.id}")
     seen = {name: Seen() for name in TASKS}
-    try:
-        while True:
-            state = run.get()
-            tasks = {task["task_id"]: task for task in run.get("/taskInstances")["task_instances"]}
-            for name in TASKS:
-                show(run, tasks[name], seen[name])
-            if state["state"] not in UNFINISHED:
-                break
-            time.sleep(POLL_SECONDS)
-    except BaseException:
-        run.fail()
-        raise
+    while True:
+        state = run.get()
+        tasks = {task["task_id"]: task for task in run.get("/taskInstances")["task_instances"]}
+        for name in TASKS:
+            show(run, tasks[name], seen[name])
+        if state["state"] not in UNFINISHED:
+            break
+        time.sleep(POLL_SECONDS)
     queued, ended = (datetime.fromisoformat(state[key].replace("Z", "+00:00")) for key in ("queued_at", "end_date"))
     print(f"{DAG} {state['state']} {(ended - queued).total_seconds():.1f} s after it was triggered\n")
     return outcome(tasks["promote"]["state"], workspace, workspace.run(run.id))
