@@ -10,7 +10,7 @@ ifneq (,$(filter $(MAKECMDGOALS),run stack-run))
 MAKEFLAGS += -q
 endif
 
-COMPOSE = docker compose
+COMPOSE ?= docker compose
 
 .PHONY: help run up test check bench lock clean env stack-up stack-run stack-test stack-down
 

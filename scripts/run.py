@@ -114,9 +114,7 @@ class Run:
         check: raises if the run cannot go on.
     """
 
-    def __init__(
-        self, client: httpx.Client, run_id: str, logs: Path, check: Callable[[], None] = lambda: None
-    ) -> None:
+    def __init__(self, client: httpx.Client, run_id: str, logs: Path, check: Callable[[], None] = lambda: None) -> None:
         self.client, self.id, self.logs, self.check = client, run_id, logs, check
         self.path = f"{RUNS}/{run_id}"
 

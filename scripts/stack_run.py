@@ -36,7 +36,7 @@ class PatientClient(httpx.Client):
             try:
                 answer = super().request(method, url, **arguments)
                 # FAB answers 401 while Postgres is away.
-                if answer.status_code != 401 and not answer.is_server_error or time.monotonic() > deadline:
+                if (answer.status_code != 401 and not answer.is_server_error) or time.monotonic() > deadline:
                     return answer
                 if answer.status_code == 401:
                     log_in(self)
