@@ -29,8 +29,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+MB = 10**6
+
 # Settings that change nothing about the weights, so that a training may go on under others.
-NOT_IN_THE_RECIPE = {"device", "tensorboard"}
+NOT_IN_THE_RECIPE = {"device", "image_memory", "tensorboard"}
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,7 @@ def train(dataset_folder: Path, config: TrainConfig, run: Path) -> Trained:
             first_epoch=len(progress.epochs) + 1,
             rows=rows,
             validation_rows=validation_rows,
+            image_memory=config.image_memory * MB,
         )
         events = EventFiles(run / "tensorboard", progress.epochs) if config.tensorboard and writes else None
         while not progress.is_over(config):

@@ -100,6 +100,23 @@ def test_two_processes_with_one_seed_give_the_same_weights(dataset: Path, worksp
     assert first == again != other
 
 
+def test_streamed_images_give_the_same_weights(dataset: Path, workspace: Workspace) -> None:
+    """The normalized training images take 6.3 MB."""
+    config = {"epochs": 2, "validation_split": 0.1, "shift": 1}
+
+    streamed, resident = (
+        train(dataset, TrainConfig(**config, image_memory=memory), workspace.run(f"{memory}")) for memory in (1, 1000)
+    )
+
+    assert streamed.weights_sha256 == resident.weights_sha256
+    assert (streamed.loss, streamed.accuracy) == (resident.loss, resident.accuracy)
+
+
+def test_memory_that_cannot_hold_a_batch_is_refused(dataset: Path, workspace: Workspace) -> None:
+    with pytest.raises(InputError, match=r"image_memory: 1\.0 MB cannot hold the 4 batches of 500 images"):
+        train(dataset, TrainConfig(batch_size=500, image_memory=1), workspace.run("new"))
+
+
 def test_a_second_try_replaces_the_first(dataset: Path, workspace: Workspace) -> None:
     run = workspace.run("new")
     (run / "model.keras").write_bytes(b"half")
