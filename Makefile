@@ -17,7 +17,7 @@ help:
 	@echo "make up [PORT=8080]                        Airflow's UI and the nightly schedule, until Ctrl-C"
 	@echo "make test                                  all tests"
 	@echo "make check                                 style and types"
-	@echo "make bench                                 the DAG run and each recipe against plain Keras scripts; the gate"
+	@echo "make bench                                 DAG run and recipes against plain Keras scripts; growth; the gate"
 	@echo "make lock                                  resolve requirements.txt and requirements-dev.txt anew"
 	@echo "make clean                                 remove the environment and caches; var/ with your models stays"
 
@@ -38,6 +38,7 @@ check: .venv/ready-dev
 bench: .venv/ready-dev
 	$(BIN)/python tests/benchmarks/nightly.py 3 var/benchmark-nightly.json
 	$(BIN)/python tests/benchmarks/training.py 5 var/benchmark-training.json
+	$(BIN)/python tests/benchmarks/growth.py 16 var/benchmark-growth.json
 	$(BIN)/python tests/benchmarks/gate.py var/benchmark-gate.json var/benchmark-gate.png
 	$(BIN)/python -m tests.benchmarks.pages 3 var/benchmark-pages.json
 
