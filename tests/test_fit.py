@@ -310,6 +310,38 @@ def test_mixed_precision_trains(images: Array, labels: Array) -> None:
     assert {weight.dtype for weight in model.weights} == {"float32"}
 
 
+def test_keras_own_augmentation_dropout_and_metrics_train_the_same_twice(images: Array, labels: Array) -> None:
+    def trained() -> tuple[keras.Model, Epoch]:
+        keras.utils.set_random_seed(1)
+        layers = [keras.layers.RandomRotation(0.02, seed=1), keras.layers.RandomTranslation(0.1, 0.1, seed=2)]
+        layers += [keras.layers.Flatten(), keras.layers.Dense(32, "relu"), keras.layers.Dropout(0.2, seed=3)]
+        model = keras.Sequential([keras.Input((28, 28)), keras.layers.Reshape((28, 28, 1)), *layers])
+        model.add(keras.layers.Dense(10, "softmax"))
+        top = keras.metrics.SparseTopKCategoricalAccuracy(3, name="top_3")
+        model.compile("nadam", "sparse_categorical_crossentropy", metrics=["accuracy", top])
+        return model, train(model, images, labels)[-1]
+
+    (first, epoch), (again, _) = trained(), trained()
+
+    assert all(np.array_equal(one, other) for one, other in zip(first.weights, again.weights, strict=True))
+    assert epoch.metrics["accuracy"] < epoch.metrics["top_3"]
+
+
+def test_moving_averages_of_the_weights_are_in_place_when_the_last_epoch_is_yielded(
+    images: Array, labels: Array
+) -> None:
+    """So that a caller who takes just so many epochs has them, and a checkpoint after the last one holds them."""
+    model = new_model(keras.optimizers.SGD(0.1, use_ema=True, ema_momentum=0.9))
+    epochs = fit(model, images, labels, batch_size=32, epochs=2, seed=SEED)
+
+    next(epochs)
+    next(epochs)
+
+    averages = model.optimizer._model_variables_moving_average
+    pairs = zip(model.trainable_variables, averages, strict=True)
+    assert all(np.array_equal(weight, average) for weight, average in pairs)
+
+
 def test_a_loss_that_is_not_finite_stops_at_its_step(images: Array, labels: Array) -> None:
     order = np.random.default_rng([SEED, 1]).permutation(IMAGES)
     images[order[5 * 32]] = np.nan  # the first image of the sixth batch
