@@ -19,7 +19,7 @@ help:
 	@echo "make up [PORT=8080]                        Airflow's UI and the nightly schedule, until Ctrl-C"
 	@echo "make test                                  all tests"
 	@echo "make check                                 style and types"
-	@echo "make bench                                 the DAG run and each recipe against plain Keras scripts; the gate"
+	@echo "make bench                                 DAG run and recipes against plain Keras scripts; growth; the gate"
 	@echo "make stack-up                              Airflow for a team in containers: Celery, Postgres, a GPU worker"
 	@echo "make stack-run [epochs=3 ...]              run the DAG once there, as make run does"
 	@echo "make stack-down                            stop it; its volumes with your models stay"
@@ -44,6 +44,7 @@ check: .venv/ready-dev
 bench: .venv/ready-dev
 	$(BIN)/python tests/benchmarks/nightly.py 3 var/benchmark-nightly.json
 	$(BIN)/python tests/benchmarks/training.py 5 var/benchmark-training.json
+	$(BIN)/python tests/benchmarks/growth.py 16 var/benchmark-growth.json
 	$(BIN)/python tests/benchmarks/gate.py var/benchmark-gate.json var/benchmark-gate.png
 	$(BIN)/python -m tests.benchmarks.pages 3 var/benchmark-pages.json
 

@@ -108,6 +108,14 @@ class TrainConfig(Settings):
         description="`mirrored`: all GPUs of the machine; `multi_worker`: all machines that `TF_CONFIG` names. A batch "
         "is split evenly over the devices.",
     )
+    image_memory: int = Field(
+        1000,
+        ge=1,
+        le=1_000_000,
+        title="Memory for images",
+        description="MB that the training images may take on the device, or in the process on a CPU. More are read in "
+        "pieces while the model is trained; the weights are the same, bit for bit.",
+    )
     tensorboard: bool = Field(
         False, title="TensorBoard", description="Write event files to `tensorboard/` in the run's folder."
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import mmap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,6 +132,16 @@ def open_array(path: Path) -> npt.NDArray[Any]:
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read: {error}; clear the load task to write it again") from error
     return array
+
+
+def release(array: npt.NDArray[Any]) -> None:
+    """Give the memory of a memory-mapped array back to the system; what is read again comes from the file again.
+
+    Pages of a file that were read count as the process's memory until then. What was written to the array is lost.
+    Nothing happens to an array that is not memory-mapped as a whole.
+    """
+    if isinstance(array.base, mmap.mmap):
+        array.base.madvise(mmap.MADV_DONTNEED)
 
 
 def write_array(path: Path, shape: tuple[int, ...], chunks: Iterable[npt.NDArray[Any]]) -> None:

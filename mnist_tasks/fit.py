@@ -3,8 +3,11 @@
 How it works. Images and labels are put on the device once; on a CPU without a copy, as tensors over a memory map. The
 order of an epoch's images is a permutation that follows from the seed and the epoch's number. One call of a compiled
 graph takes a range of that order and runs, in a loop inside the graph, `model.train_step` on one batch after another.
-The number of batches a call grows or shrinks until a call takes about a second, so that timeouts, signals and progress
-lines work on a slow machine too; where the cuts are makes no difference to the result.
+The number of batches a call grows from one, or shrinks, until a call takes about a second, so that timeouts, signals
+and progress lines work on a slow machine too; where the cuts are makes no difference to the result.
+
+Data that need more memory than they may take are streamed: a thread reads the next piece of the order from the memory
+map while the graph trains on the last. The batches are the same, so the result is, bit for bit.
 
 Why it is faster than `keras.Model.fit`. `fit` returns to Python after every batch, and feeds each batch through an
 input pipeline of its own; for a small network both cost more than the batch itself. With `steps_per_execution` the
@@ -13,31 +16,45 @@ weights and mixed precision are Keras' own code, unchanged, so the arithmetic is
 
 With several devices (`tf.distribute`) each takes an equal part of every batch, and the gradients are summed.
 
-What it does not do: callbacks, sample weights, inputs or outputs that are not one array, data larger than the device.
+What it does not do: callbacks, sample weights, inputs or outputs that are not one array.
 """
 
 from __future__ import annotations
 
+import logging
 import math
+import mmap
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from mnist_tasks.dataset import release
 from mnist_tasks.errors import InputError, TrainingDivergedError
 
 if TYPE_CHECKING:
     import keras
     import tensorflow as tf
 
+log = logging.getLogger(__name__)
+
 Array = npt.NDArray[Any]
 Rows = npt.NDArray[np.integer]
 
-FIRST_CALL_STEPS = 64
+# Cuts an order of images into pieces for the graph: images and labels on the devices, the indices in them to take one
+# after another, and how many of these count.
+Pieces = Callable[[Rows], Iterator[tuple[Any, Any, int]]]
+
+FIRST_CALL_STEPS = 1  # as nobody knows yet how long a step takes
 CALL_SECONDS = 1.0
+PROGRESS_SECONDS = 30  # between lines about an epoch that takes longer
+PIECE_BYTES = 32 * 2**20  # long enough to train on to read the next meanwhile; larger ones are no faster
+PIECES_IN_MEMORY = 4  # at most: one to train on, the one before, and the next as an array and as a tensor
+READ_AT_ONCE = 256  # images; each maps up to 64 KiB of the file into the process, until they are released
 ALIGNMENT = 64  # bytes; what TensorFlow's CPU kernels expect of a tensor that they did not allocate
 
 
@@ -90,6 +107,7 @@ def fit(
     first_epoch: int = 1,
     rows: Rows | None = None,
     validation_rows: Rows | None = None,
+    image_memory: float = math.inf,
 ) -> Iterator[Epoch]:
     """Train a compiled model, yielding after each epoch.
 
@@ -104,12 +122,15 @@ def fit(
         first_epoch: the number of the first pass, above 1 to go on with a model that was trained before.
         rows: the indices of the images to train on, shape (m,); all if None.
         validation_rows: the indices of images to measure after each epoch.
+        image_memory: how many bytes images and labels may take on each device; more are streamed, best from a memory
+            map. What was written to a memory map that is streamed is lost.
 
-    Whoever stops taking epochs early has the weights of the last step; moving averages of them (`use_ema`) are put in
-    place after the last epoch, as in `keras.Model.fit`.
+    Whoever stops taking epochs early has the weights of the last step; moving averages of them (`use_ema`) are in place
+    when the last epoch is yielded, as after `keras.Model.fit`.
 
     Raises:
-        InputError: if images and labels do not fit the model, or a batch cannot be split evenly over the devices.
+        InputError: if images and labels do not fit the model, a batch cannot be split evenly over the devices, or
+            `image_memory` cannot hold the batches that streaming needs.
         TrainingDivergedError: as soon as the loss is no finite number, naming epoch and step.
     """
     rows = np.arange(len(labels)) if rows is None else rows
@@ -122,8 +143,11 @@ def fit(
                 f"this is not the remainder, divisible by {replicas}"
             )
     build(model, images, labels)  # no variable can be made inside the graph
-    data = tuple(_on_devices(model.distribute_strategy, array) for array in (images, labels))
-    train_pass, validate = (Pass(model, step, data, batch_size) for step in (model.train_step, model.test_step))
+    if images.nbytes + labels.nbytes <= image_memory:
+        pieces = _resident(model.distribute_strategy, images, labels)
+    else:
+        pieces = _streamed(model.distribute_strategy, images, labels, batch_size, image_memory)
+    train_pass, validate = (Pass(model, step, pieces, batch_size) for step in (model.train_step, model.test_step))
     for number in range(first_epoch, epochs + 1):
         start = time.perf_counter()
         metrics, step, loss = train_pass(np.random.default_rng([seed, number]).permutation(rows))
@@ -139,19 +163,21 @@ def fit(
                     f"the validation loss is {loss} after epoch {number}; use a lower learning rate"
                 )
             metrics |= {f"val_{name}": value for name, value in measured.items()}
+        if number == epochs:
+            with model.distribute_strategy.scope():
+                model.optimizer.finalize_variable_values(model.trainable_variables)
         yield Epoch(number, metrics, time.perf_counter() - start, speed)
-    with model.distribute_strategy.scope():
-        model.optimizer.finalize_variable_values(model.trainable_variables)
 
 
 class Pass:
     """A step of a Keras model, over all batches of an order of images; compiled once."""
 
-    def __init__(self, model: keras.Model, step: Any, data: tuple[Any, Any], batch_size: int) -> None:
-        """Of `step`, a method of `model`, on `data`: images and labels as `_on_devices` gives them."""
+    def __init__(self, model: keras.Model, step: Any, pieces: Pieces, batch_size: int) -> None:
+        """Of `step`, a method of `model`; all pieces but the last of an order hold whole batches."""
         import tensorflow as tf
 
         self.model = model
+        self.pieces = pieces
         self.batch_size = batch_size
         self.steps = FIRST_CALL_STEPS
         strategy = model.distribute_strategy
@@ -183,7 +209,6 @@ class Pass:
             )
             return done, loss
 
-        self.data = data
         self._run = tf.function(run, autograph=False)
 
     def __call__(self, order: Rows) -> tuple[dict[str, float], int, float]:
@@ -191,20 +216,84 @@ class Pass:
         import tensorflow as tf
 
         self.model.reset_metrics()
-        indices, position, loss = tf.constant(order, tf.int32), 0, 0.0
-        while position < len(order) and math.isfinite(loss):
-            start = time.perf_counter()
-            end = min(position + self.steps * self.batch_size, len(order))
-            done, last = self._run(self.data, indices, tf.constant(position), tf.constant(end))
-            position, loss = int(done), float(last)
-            seconds = time.perf_counter() - start
-            if seconds < CALL_SECONDS / 2:
-                self.steps *= 2
-            elif seconds > 2 * CALL_SECONDS:
-                self.steps = max(1, self.steps // 2)
+        done, loss, said = 0, 0.0, time.perf_counter()
+        for data, indices, count in self.pieces(order):
+            position = 0
+            while position < count and math.isfinite(loss):
+                start = time.perf_counter()
+                steps = min(self.steps, math.ceil((count - position) / self.batch_size))
+                end = min(position + steps * self.batch_size, count)
+                reached, last = self._run(data, indices, tf.constant(position), tf.constant(end))
+                position, loss = int(reached), float(last)
+                now = time.perf_counter()
+                if now - start > 2 * CALL_SECONDS:
+                    self.steps = max(1, int(steps * CALL_SECONDS / (now - start)))
+                elif now - start < CALL_SECONDS / 2 and steps == self.steps:
+                    self.steps *= 2
+                if now - said > PROGRESS_SECONDS:
+                    said = now
+                    log.info("%.0f %% of the images, loss %.4f", 100 * (done + position) / len(order), loss)
+            done += position
+            if not math.isfinite(loss):
+                break
         results = self.model.get_metrics_result()
         metrics = {name: float(results[name]) for name in ["loss", *sorted(results.keys() - {"loss"})]}
-        return metrics, math.ceil(position / self.batch_size), loss
+        return metrics, math.ceil(done / self.batch_size), loss
+
+
+def _resident(strategy: tf.distribute.Strategy, *arrays: Array) -> Pieces:
+    """All data on the devices, once: one piece an order."""
+    import tensorflow as tf
+
+    data = tuple(_on_devices(strategy, array) for array in arrays)
+
+    def pieces(order: Rows) -> Iterator[tuple[Any, Any, int]]:
+        yield data, tf.constant(order, tf.int32), len(order)
+
+    return pieces
+
+
+def _streamed(
+    strategy: tf.distribute.Strategy, images: Array, labels: Array, batch_size: int, image_memory: float
+) -> Pieces:
+    """Whole batches of the order at a time, read ahead by a thread; the last piece is filled up with anything."""
+    import tensorflow as tf
+
+    batch_bytes = batch_size * (images.nbytes + labels.nbytes) / len(labels)
+    if image_memory < PIECES_IN_MEMORY * batch_bytes:
+        raise InputError(
+            f"image_memory: {image_memory / 1e6:,.1f} MB cannot hold the {PIECES_IN_MEMORY} batches of {batch_size:,} "
+            f"images that streaming needs; allow {PIECES_IN_MEMORY * batch_bytes / 1e6:,.1f} MB or use a smaller "
+            "batch_size"
+        )
+    size = max(1, int(min(PIECE_BYTES, image_memory / PIECES_IN_MEMORY) / batch_bytes)) * batch_size
+    for array in (images, labels):
+        if isinstance(array.base, mmap.mmap):  # or each image would bring its neighbours from the disk
+            array.base.madvise(mmap.MADV_RANDOM)
+
+    def read(rows: Rows) -> tuple[Array, ...]:
+        return tuple(_rows_of(array, rows, size) for array in (images, labels))
+
+    def pieces(order: Rows) -> Iterator[tuple[Any, Any, int]]:
+        indices = tf.range(size)
+        with ThreadPoolExecutor(1, "read-ahead") as reader:
+            coming = reader.submit(read, order[:size])
+            for start in range(0, len(order), size):
+                data = tuple(_on_devices(strategy, array) for array in coming.result())
+                coming = reader.submit(read, order[start + size : start + 2 * size])
+                yield data, indices, min(size, len(order) - start)
+
+    return pieces
+
+
+def _rows_of(array: Array, rows: Rows, size: int) -> Array:
+    """A copy of these rows of an array, filled up to `size` with anything; of a memory map no page stays in memory."""
+    copy = np.empty((size, *array.shape[1:]), array.dtype)
+    for start in range(0, len(rows), READ_AT_ONCE):
+        some = rows[start : start + READ_AT_ONCE]
+        copy[start : start + len(some)] = array[some]
+        release(array)
+    return copy
 
 
 def _on_devices(strategy: tf.distribute.Strategy, array: Array) -> Any:

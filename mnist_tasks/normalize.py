@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from filelock import FileLock
 
-from mnist_tasks.dataset import PIXEL_MAX, SPLITS, Dataset, Float32, Split, UInt8, write_array
+from mnist_tasks.dataset import PIXEL_MAX, SPLITS, Dataset, Float32, Split, UInt8, release, write_array
 from mnist_tasks.errors import InputError
 from mnist_tasks.files import write_atomically
 from mnist_tasks.runtime import reported
@@ -62,9 +63,10 @@ def _write_split(dataset: Dataset, split: Split) -> bool:
         except InputError as error:
             log.warning("%s; writing it again", error)
 
-    def write(temporary: Path) -> None:
-        chunks = (scaled(pixels[start : start + CHUNK]) for start in range(0, len(pixels), CHUNK))
-        write_array(temporary, pixels.shape, chunks)
+    def chunks() -> Iterator[Float32]:
+        for start in range(0, len(pixels), CHUNK):
+            yield scaled(pixels[start : start + CHUNK])
+            release(pixels)
 
-    write_atomically(path, write)
+    write_atomically(path, lambda temporary: write_array(temporary, pixels.shape, chunks()))
     return True

@@ -29,8 +29,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+MB = 10**6
+
 # Settings that change nothing about the weights, so that a training may go on under others.
-NOT_IN_THE_RECIPE = {"device", "tensorboard"}
+NOT_IN_THE_RECIPE = {"device", "image_memory", "tensorboard"}
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,7 @@ def train(dataset_folder: Path, config: TrainConfig, run: Path) -> Trained:
             first_epoch=len(progress.epochs) + 1,
             rows=rows,
             validation_rows=validation_rows,
+            image_memory=config.image_memory * MB,
         )
         events = EventFiles(run / "tensorboard", progress.epochs) if config.tensorboard and writes else None
         while not progress.is_over(config):
@@ -200,9 +203,12 @@ def _out_of_memory_named(config: TrainConfig) -> Iterator[None]:
 
     try:
         yield
-    except tf.errors.ResourceExhaustedError as error:
+    except (tf.errors.ResourceExhaustedError, tf.errors.InternalError) as error:
+        # "Dst tensor is not initialized": the images could not even be copied to the device.
+        if isinstance(error, tf.errors.InternalError) and "Dst tensor is not initialized" not in error.message:
+            raise
         raise InputError(
             f"batch_size: the device has too little memory for batches of {config.batch_size:,} images; use fewer, "
-            f"such as {max(1, config.batch_size // 2):,}, or a smaller architecture than {config.architecture} "
-            f"({error.message.splitlines()[0]})"
+            f"such as {max(1, config.batch_size // 2):,}, a smaller architecture than {config.architecture}, or an "
+            f"image_memory below {config.image_memory:,} MB ({error.message.splitlines()[0]})"
         ) from error

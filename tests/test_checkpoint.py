@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import random
@@ -9,14 +10,16 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from mnist_tasks.checkpoint import Checkpoint
+from mnist_tasks.checkpoint import Checkpoint, Progress
 from mnist_tasks.config import TrainConfig
 from mnist_tasks.train import train
 from mnist_tasks.workspace import Workspace
+from tests.helpers import small_disk
 
 EPOCHS = 250
 KILLS = 20
@@ -92,6 +95,56 @@ def test_a_retry_trains_only_what_is_left(
 
     assert "going on after epoch 2, where an earlier try stopped" in caplog.messages
     assert [line.split(":")[0] for line in caplog.messages if line.startswith("epoch ")] == ["epoch 3/3"]
+    assert trained.weights_sha256 == json.loads((run / "training.json").read_text())["weights_sha256"]
+
+
+def test_a_retry_with_less_memory_streams_the_images_and_ends_with_the_same_bits(
+    dataset: Path, interrupted: Path, run: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+
+    trained = train(dataset, TrainConfig(epochs=3, image_memory=1), interrupted)
+
+    assert "going on after epoch 2, where an earlier try stopped" in caplog.messages
+    assert trained.weights_sha256 == json.loads((run / "training.json").read_text())["weights_sha256"]
+
+
+def test_a_checkpoint_of_another_dataset_is_refused(
+    dataset: Path, interrupted: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    other = dataset.rename(dataset.with_name("0" * 64))
+
+    train(other, TrainConfig(epochs=3), interrupted)
+
+    assert "is of another training (dataset differs); training starts anew" in caplog.text
+
+
+def test_a_disk_that_fills_up_later_keeps_the_last_checkpoint(
+    dataset: Path, run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """No `InputError`, so that the DAG retries; the retry goes on from the checkpoint on the full disk."""
+    caplog.set_level(logging.INFO)
+    with small_disk(tmp_path / "small", "6M") as folder:
+        save = Checkpoint.save
+
+        def fill_up_before_the_second_epoch(self: Checkpoint, model: Any, progress: Progress) -> None:
+            if len(progress.epochs) == 2:
+                with (folder / "of others").open("wb") as file, contextlib.suppress(OSError):
+                    while True:
+                        file.write(bytes(4096))
+                        file.flush()
+            save(self, model, progress)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Checkpoint, "save", fill_up_before_the_second_epoch)
+            with pytest.raises(OSError, match="No space left on device"):
+                train(dataset, TrainConfig(epochs=3), folder)
+        assert sorted(path.name for path in folder.iterdir()) == ["checkpoint.npz", "history.json", "of others"]
+        (folder / "of others").unlink()
+
+        trained = train(dataset, TrainConfig(epochs=3), folder)
+
+    assert "going on after epoch 1, where an earlier try stopped" in caplog.messages
     assert trained.weights_sha256 == json.loads((run / "training.json").read_text())["weights_sha256"]
 
 

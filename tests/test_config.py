@@ -38,6 +38,7 @@ BAD_VALUES: list[tuple[str, Any, str]] = [
     ("patience", -1, "-1 is less than the minimum of 0"),
     ("device", "tpu", "'tpu' is not one of ['auto', 'cpu', 'gpu', None]"),
     ("strategy", "tpu", "'tpu' is not one of"),
+    ("image_memory", 0, "0 is less than the minimum of 1"),
     ("tensorboard", 1, "1 is not of type 'boolean', 'null'"),
     ("batch_size", 0, "0 is less than the minimum of 1"),
     ("seed", -1, "-1 is less than the minimum of 0"),

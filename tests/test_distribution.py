@@ -79,6 +79,15 @@ def test_mirrored_devices_give_the_result_of_one(
     check_same(run, single)
 
 
+def test_mirrored_devices_give_the_same_bits_from_streamed_images(dataset: Path, workspace: Workspace) -> None:
+    resident, streamed = (
+        output(start(dataset, workspace.run(f"{memory}"), 2, strategy="mirrored", image_memory=memory))
+        for memory in (1000, 1)
+    )
+
+    assert streamed == resident
+
+
 def test_two_workers_give_the_result_of_one(dataset: Path, workspace: Workspace, single: Path) -> None:
     run = workspace.run("workers")
     addresses = [f"localhost:{free_port()}" for _ in range(2)]

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import collections
+import itertools
+import logging
+import re
+import types
 from collections.abc import Callable, Iterator
 from operator import attrgetter
 from pathlib import Path
@@ -121,6 +125,87 @@ def test_a_memory_map_is_not_copied(images: Array, tmp_path: Path) -> None:
     assert float(tensor[0, 0, 0]) == 7
 
 
+@pytest.mark.parametrize("batches_in_a_piece", [1, 3])
+def test_streamed_data_give_the_same_bits(
+    batches_in_a_piece: int, images: Array, labels: Array, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    np.save(tmp_path / "images.npy", images)
+    mapped = np.load(tmp_path / "images.npy", mmap_mode="c")
+    monkeypatch.setattr(fit_module, "READ_AT_ONCE", 40)  # more than a batch, and no divisor of three
+    batch = 32 * (images.nbytes + labels.nbytes) / IMAGES
+    options = {"rows": np.arange(100, 900), "validation_rows": np.arange(50, 100)}
+    streamed, resident = (new_model("adam", batch_normalization=True) for _ in range(2))
+
+    memory = fit_module.PIECES_IN_MEMORY * batches_in_a_piece * batch
+    epochs = train(streamed, mapped, labels, image_memory=memory, **options)
+
+    expected = train(resident, images, labels, **options)
+    assert [epoch.metrics for epoch in epochs] == [epoch.metrics for epoch in expected]
+    for variables in ("weights", "optimizer.variables"):
+        pairs = zip(attrgetter(variables)(streamed), attrgetter(variables)(resident), strict=True)
+        assert all(np.array_equal(one, other) for one, other in pairs)
+
+
+def test_streaming_leaves_no_page_of_a_memory_map_in_the_process(tmp_path: Path) -> None:
+    array = np.lib.format.open_memmap(tmp_path / "a.npy", "w+", np.float32, (20_000, 28, 28))  # 63 MB
+    array[:] = np.arange(20_000)[:, None, None]
+    del array
+    mapped = np.load(tmp_path / "a.npy", mmap_mode="c")
+
+    def resident() -> int:
+        status = Path("/proc/self/status").read_text(encoding="utf-8")
+        return int(re.findall(r"^RssFile:\s+(\d+) kB$", status, re.MULTILINE)[0]) // 1024
+
+    before = resident()
+    copy = fit_module._rows_of(mapped, np.random.default_rng(1).permutation(20_000), 20_000)
+
+    assert resident() < before + 10
+    assert sorted(copy[:, 5, 5]) == list(range(20_000))
+    mapped.sum()
+    assert resident() > before + 50  # so that the test can fail
+
+
+def test_memory_that_cannot_hold_the_batches_is_refused(images: Array, labels: Array) -> None:
+    with pytest.raises(InputError, match=r"image_memory: 0\.3 MB cannot hold the 4 batches of 32 images .* allow 0\.4"):
+        train(new_model("sgd"), images, labels, image_memory=300_000)
+
+
+@pytest.mark.parametrize(
+    ("seconds_of_step", "calls", "percent"),
+    [
+        (lambda _: 0.001, [1, 2, 4, 8, 16, 32, 62, 64, 61], []),
+        (lambda _: 0.1, [1, 2, 4, *[8] * 14, 6, *[8] * 15, 5], []),
+        (lambda _: 1.5, [1] * 250, [17, 34, 50, 67, 84] * 2),
+        (lambda step: 0.01 if step < 63 else 0.4, [1, 2, 4, 8, 16, 32, 62, *[2] * 62, 1], [61]),
+    ],
+    ids=["fast", "slow", "very slow", "slows down"],
+)
+def test_a_graph_call_takes_about_a_second_on_a_slow_machine_too(
+    seconds_of_step: Callable[[int], float],
+    calls: list[int],
+    percent: list[int],
+    images: Array,
+    labels: Array,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    model = new_model("sgd")
+    steps: list[int] = []
+
+    def clock() -> float:
+        """Runs only while the model is trained."""
+        steps.append(int(model.optimizer.iterations))
+        return sum(map(seconds_of_step, range(steps[-1])))
+
+    monkeypatch.setattr(fit_module, "time", types.SimpleNamespace(perf_counter=clock))
+    train(model, images, labels, batch_size=8)
+
+    assert [after - before for before, after in itertools.pairwise(steps) if after > before] == calls
+    # A line each half minute.
+    assert [int(line.split(" %")[0]) for line in caplog.messages if " % of the images, loss " in line] == percent
+
+
 def test_validation_measures_as_keras_does_and_changes_nothing(images: Array, labels: Array) -> None:
     model, alone = new_model("adam", batch_normalization=True), new_model("adam", batch_normalization=True)
     rows, held_out = np.arange(800), np.arange(800, 1000)
@@ -223,6 +308,38 @@ def test_mixed_precision_trains(images: Array, labels: Array) -> None:
 
     assert last.metrics["accuracy"] > first.metrics["accuracy"]
     assert {weight.dtype for weight in model.weights} == {"float32"}
+
+
+def test_keras_own_augmentation_dropout_and_metrics_train_the_same_twice(images: Array, labels: Array) -> None:
+    def trained() -> tuple[keras.Model, Epoch]:
+        keras.utils.set_random_seed(1)
+        layers = [keras.layers.RandomRotation(0.02, seed=1), keras.layers.RandomTranslation(0.1, 0.1, seed=2)]
+        layers += [keras.layers.Flatten(), keras.layers.Dense(32, "relu"), keras.layers.Dropout(0.2, seed=3)]
+        model = keras.Sequential([keras.Input((28, 28)), keras.layers.Reshape((28, 28, 1)), *layers])
+        model.add(keras.layers.Dense(10, "softmax"))
+        top = keras.metrics.SparseTopKCategoricalAccuracy(3, name="top_3")
+        model.compile("nadam", "sparse_categorical_crossentropy", metrics=["accuracy", top])
+        return model, train(model, images, labels)[-1]
+
+    (first, epoch), (again, _) = trained(), trained()
+
+    assert all(np.array_equal(one, other) for one, other in zip(first.weights, again.weights, strict=True))
+    assert epoch.metrics["accuracy"] < epoch.metrics["top_3"]
+
+
+def test_moving_averages_of_the_weights_are_in_place_when_the_last_epoch_is_yielded(
+    images: Array, labels: Array
+) -> None:
+    """So that a caller who takes just so many epochs has them, and a checkpoint after the last one holds them."""
+    model = new_model(keras.optimizers.SGD(0.1, use_ema=True, ema_momentum=0.9))
+    epochs = fit(model, images, labels, batch_size=32, epochs=2, seed=SEED)
+
+    next(epochs)
+    next(epochs)
+
+    averages = model.optimizer._model_variables_moving_average
+    pairs = zip(model.trainable_variables, averages, strict=True)
+    assert all(np.array_equal(weight, average) for weight, average in pairs)
 
 
 def test_a_loss_that_is_not_finite_stops_at_its_step(images: Array, labels: Array) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +36,21 @@ def test_both_splits_are_written_and_memory_mapped(folder: Path, digits: Digits)
         assert isinstance(images, np.memmap)
         assert images.dtype == np.float32
         assert np.array_equal(images, (raw / 255).astype(np.float32))
+
+
+def test_memory_does_not_grow_with_the_images(digits: Digits, tmp_path: Path) -> None:
+    """64,000 images are 50 MB of pixels and 200 MB of normalized ones."""
+    many = np.tile(digits.x_train, (32, 1, 1))
+    np.savez(tmp_path / "many.npz", **{**vars(digits), "x_train": many, "y_train": np.tile(digits.y_train, 32)})
+    script = (
+        "import sys; from pathlib import Path\n"
+        "from mnist_tasks.normalize import normalize; from mnist_tasks.runtime import peak_memory_mb\n"
+        "before = peak_memory_mb(); normalize(Path(sys.argv[1])); print(peak_memory_mb() - before)"
+    )
+    folder = tmp_path / load(str(tmp_path / "many.npz"), tmp_path).digest
+    command = [sys.executable, "-c", script, str(folder)]
+
+    assert float(subprocess.run(command, check=True, capture_output=True, text=True).stdout) < 35
 
 
 def test_a_second_call_reuses_the_files(folder: Path) -> None:

@@ -6,7 +6,9 @@ import json
 import logging
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -100,6 +102,23 @@ def test_two_processes_with_one_seed_give_the_same_weights(dataset: Path, worksp
     assert first == again != other
 
 
+def test_streamed_images_give_the_same_weights(dataset: Path, workspace: Workspace) -> None:
+    """The normalized training images take 6.3 MB."""
+    config = {"epochs": 2, "validation_split": 0.1, "shift": 1}
+
+    streamed, resident = (
+        train(dataset, TrainConfig(**config, image_memory=memory), workspace.run(f"{memory}")) for memory in (1, 1000)
+    )
+
+    assert streamed.weights_sha256 == resident.weights_sha256
+    assert (streamed.loss, streamed.accuracy) == (resident.loss, resident.accuracy)
+
+
+def test_memory_that_cannot_hold_a_batch_is_refused(dataset: Path, workspace: Workspace) -> None:
+    with pytest.raises(InputError, match=r"image_memory: 1\.0 MB cannot hold the 4 batches of 500 images"):
+        train(dataset, TrainConfig(batch_size=500, image_memory=1), workspace.run("new"))
+
+
 def test_a_second_try_replaces_the_first(dataset: Path, workspace: Workspace) -> None:
     run = workspace.run("new")
     (run / "model.keras").write_bytes(b"half")
@@ -155,17 +174,41 @@ def test_bad_input_is_refused_before_tensorflow_is_imported(dataset: Path, works
     assert subprocess.run(command, check=True, capture_output=True, text=True).stdout == "InputError False\n"
 
 
-def test_too_little_memory_names_the_setting_to_lower(dataset: Path, workspace: Workspace) -> None:
+NO_MEMORY = [
+    (tf.errors.ResourceExhaustedError, "OOM when allocating tensor with shape[2000,14,14,32] on /device:GPU:0"),
+    (tf.errors.InternalError, "Failed copying input tensor to GPU:0: Dst tensor is not initialized."),
+]
+
+
+@pytest.mark.parametrize(("kind", "message"), NO_MEMORY, ids=["while training", "while copying the images"])
+def test_too_little_memory_names_the_settings_to_lower(
+    kind: Any, message: str, dataset: Path, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With a stand-in for the device's complaint, as filling the memory of a machine would harm others."""
-    message = "OOM when allocating tensor with shape[2000,14,14,32] on /device:GPU:0"
+    monkeypatch.setattr("mnist_tasks.train.fit", raises(kind(None, None, message)))
 
-    def no_memory(*_: object, **__: object) -> None:
-        raise tf.errors.ResourceExhaustedError(None, None, message)
+    with pytest.raises(InputError) as caught:
+        train(dataset, TrainConfig(batch_size=2000), workspace.run("new"))
+    assert str(caught.value) == (
+        "batch_size: the device has too little memory for batches of 2,000 images; use fewer, such as 1,000, a smaller "
+        f"architecture than mlp, or an image_memory below 1,000 MB ({message})"
+    )
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mnist_tasks.train.fit", no_memory)
-        with pytest.raises(InputError, match="batch_size: the device has too little memory for batches of 2,000"):
-            train(dataset, TrainConfig(batch_size=2000), workspace.run("new"))
+
+def test_another_error_inside_the_device_stays_what_it_is(
+    dataset: Path, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mnist_tasks.train.fit", raises(tf.errors.InternalError(None, None, "a kernel is broken")))
+
+    with pytest.raises(tf.errors.InternalError, match="a kernel is broken"):
+        train(dataset, ONE_EPOCH, workspace.run("new"))
+
+
+def raises(error: Exception) -> Callable[..., None]:
+    def stand_in(*_: object, **__: object) -> None:
+        raise error
+
+    return stand_in
 
 
 def test_a_folder_that_cannot_hold_a_checkpoint_is_found_out_at_once(dataset: Path, tmp_path: Path) -> None:
