@@ -45,7 +45,7 @@ def test_a_second_load_reuses_the_snapshot(npz: Path, tmp_path: Path) -> None:
 
 def test_a_known_source_is_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     load("builtin", tmp_path)
-    monkeypatch.setattr("mnist_tasks.load.read_source", lambda _: pytest.fail("read again"))
+    monkeypatch.setattr("mnist_tasks.load.fetch", lambda *_: pytest.fail("read again"))
 
     assert load("builtin", tmp_path).reused
 

@@ -109,7 +109,7 @@ class Ratchet:
 
 def training_sets() -> Iterator[tuple[str, int, Digits]]:
     """Kind, seed and digits of each model to train."""
-    mnist = Digits.checked(read_source("builtin"), "builtin")
+    mnist = read_source("builtin")
     for seed in range(HEALTHY_SEEDS):
         yield HEALTHY, seed, mnist
     for seed in range(DEFECTIVE_SEEDS):
