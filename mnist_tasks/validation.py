@@ -27,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mnist_tasks.config import DataRules
-from mnist_tasks.dataset import CHUNK, DIGITS, IMAGE_SHAPE, PIXEL_MAX, SPLITS, ArrayFile, Float32, Split, UInt8
+from mnist_tasks.dataset import CHUNK, DIGITS, PIXEL_MAX, SPLITS, ArrayFile, Float32, Split, UInt8
 from mnist_tasks.gate import OVERALL, SLACK, Check, Verdict
 from mnist_tasks.metrics import wilson_interval
 
@@ -50,8 +50,9 @@ def keys(images: UInt8) -> Keys:
 
 def features(images: UInt8) -> Float32:
     """Each image pooled to 14x14 and scaled to length 1, so that a product of two is their cosine; blank ones are 0."""
-    rows, columns = (side // 2 for side in IMAGE_SHAPE)
-    pooled = images.reshape(-1, rows, 2, columns, 2).mean(axis=(2, 4), dtype=np.float32).reshape(len(images), -1)
+    # Sums of slices: a tenth of the time of a mean over two axes of a reshaped array.
+    corners = (images[:, row::2, column::2] for row in (0, 1) for column in (0, 1))
+    pooled = sum(corners, np.uint16(0)).reshape(len(images), -1).astype(np.float32)
     length = np.linalg.norm(pooled, axis=1, keepdims=True)
     units: Float32 = np.divide(pooled, length, out=np.zeros_like(pooled), where=length > 0)
     return units
