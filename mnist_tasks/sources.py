@@ -60,8 +60,9 @@ IDX_FILES = {
     "y_test": "t10k-labels-idx1-ubyte",
 }
 
-# https://zlib.net/zlib_tech.html: deflate never shrinks anything by more than 1032:1.
-DEFLATE_LIMIT = 1032
+# https://zlib.net/zlib_tech.html: deflate never shrinks anything by more than 1032:1. Digits shrink by 5:1; images that
+# shrink by more than 100:1 show nothing.
+DEFLATE_LIMIT, IMAGES_LIMIT = 1032, 100
 
 # 3 GB: a file of some megabytes may announce that much, deflated, and would fill the disk.
 MOST_IMAGES = 4_000_000
@@ -191,8 +192,10 @@ def _npz(path: Path) -> Iterator[tuple[Split, Announced]]:
                     f"{names.encode('utf-8', 'backslashreplace').decode() or 'none'}"
                 )
             for name in wanted:
+                # What the directory says may be a lie.
+                stored = min(archive.getinfo(f"{name}.npy").compress_size, path.stat().st_size)
                 with archive.open(f"{name}.npy") as member:
-                    _check_npy(f"{printable(path)}: {name}", name, archive.getinfo(f"{name}.npy").compress_size, member)
+                    _check_npy(f"{printable(path)}: {name}", name, stored, member)
             for split in splits:
                 with archive.open(f"x_{split}.npy") as images, archive.open(f"y_{split}.npy") as labels:
                     what = f"{printable(path)}: y_{split}"
@@ -384,10 +387,11 @@ def checked_labels(labels: npt.NDArray[Any], what: str) -> UInt8:
 
 def _check_size(what: str, shape: Sequence[int], itemsize: int, stored: int) -> None:
     """Check what an array announces against the bytes that are stored, deflated or not: before memory is taken."""
-    size = math.prod(shape) * itemsize
-    if size > max(stored, 1) * DEFLATE_LIMIT:
+    size, limit = math.prod(shape) * itemsize, IMAGES_LIMIT if len(shape) > 1 else DEFLATE_LIMIT
+    if size > max(stored, 1) * limit:
         raise InputError(
-            f"{what} announces {size:,} bytes, more than its {stored:,} stored bytes can hold; fetch it again"
+            f"{what} announces {size:,} bytes, more than its {stored:,} stored bytes can hold, {limit} times as many; "
+            "fetch it again"
         )
     if shape[0] > MOST_IMAGES:
         raise InputError(f"{what} announces {shape[0]:,} items, more than {MOST_IMAGES:,}; split it")

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -178,8 +178,13 @@ def validate(
             *_same_images(split, images, known.get(split, empty), rules),
         ]
     train, test = new.get("train", empty), new.get("test", empty)
-    checks.append(_exact_leakage(train, test, known))
-    checks.append(_near_leakage(train, test, known))
+    for split, images, other in (
+        ("train", train, known.get("test", empty) + test),
+        # What is new on both sides was compared above.
+        ("test", test, known.get("train", empty)),
+    ):
+        if len(images) and len(other):
+            checks += _leakage(split, images, other)
     doubted: Indices = np.empty(0, np.intp)
     if len(train):
         if reference:
@@ -206,12 +211,13 @@ def passed_schema(sizes: Mapping[Split, int]) -> Check:
     return Check("schema", "readable", OVERALL, None, None, None, "passed", message)
 
 
-def _count(rule: str, slice_: str, bad: Indices, images: int, problem: str) -> Check:
+def _count(rule: str, split: Split, bad: Indices, images: int, problem: str) -> Check:
     """Whether there are none of a kind of images that there may be none of."""
     passed = not len(bad)
-    which = f": {_positions(bad)}" if len(bad) else ""
-    message = f"{len(bad):,} of {images:,} {_named(slice_)} images {problem}{which}" if bad.size else f"none is {rule}"
-    return Check(rule, "images", slice_, len(bad), 0, None, _verdict(passed), message)
+    message = f"{len(bad):,} of {images:,} {_named(split)} images {problem}: {_positions(bad)}"
+    if passed:
+        message = f"none of {images:,} {_named(split)} images"
+    return Check(rule, "images", split, len(bad), 0, None, _verdict(passed), message)
 
 
 def _same_images(split: Split, new: Profile, known: Profile, rules: DataRules) -> tuple[Check, Check]:
@@ -229,37 +235,26 @@ def _same_images(split: Split, new: Profile, known: Profile, rules: DataRules) -
     share, bound = len(duplicates) / len(new), rules.max_duplicates
     passed = share <= bound + SLACK
     message = f"{len(duplicates):,} of {len(new):,} {_named(split)} images ({share:.2%}) are there already"
-    message += "" if passed else f", more than the allowed {bound:.2%}: {_positions(duplicates)}; max_duplicates"
+    message += (
+        ""
+        if passed
+        else f", more than the allowed {bound:.2%}: {_positions(duplicates)}; remove them, or raise max_duplicates"
+    )
     duplicate = Check("max_duplicates", "share", split, share, bound, None, _verdict(passed), message)
     return duplicate, _count("conflicts", split, conflicts, len(new), "have another label elsewhere: correct them")
 
 
-def _exact_leakage(train: Profile, test: Profile, known: Mapping[Split, Profile]) -> Check:
-    """No training image may be a test image, nor the other way round."""
-    empty = Profile()
-    all_train, all_test = known.get("train", empty) + train, known.get("test", empty) + test
-    leaked = np.flatnonzero(np.isin(train.keys, all_test.keys))
-    if not len(leaked):
-        leaked, train = np.flatnonzero(np.isin(test.keys, all_train.keys)), test
-        return _count("leakage", "exact", leaked, len(train), "are training images as well: remove them")
-    return _count("leakage", "exact", leaked, len(train), "are test images as well: remove them")
-
-
-def _near_leakage(train: Profile, test: Profile, known: Mapping[Split, Profile]) -> Check:
-    """Nor nearly one."""
-    empty = Profile()
-    closest, leaked = 2.0, 0
-    for ours, others in ((train, [known.get("test", empty), test]), (test, [known.get("train", empty)])):
-        other = others[0] + others[-1] if len(others) > 1 else others[0]
-        if len(ours) and len(other):
-            distances = _distances(ours, other)
-            closest = min(closest, float(distances.min()))
-            leaked += int((distances < NEAR).sum())
-    message = (
-        f"{leaked:,} images are closer than {NEAR} to one on the other side of training and test, the closest "
-        f"{max(0.0, closest):.4f}" + (": remove them" if leaked else "")
+def _leakage(split: Split, ours: Profile, other: Profile) -> tuple[Check, Check]:
+    """No image may be on the other side of training and test as well, nor nearly."""
+    opposite = _named("test" if split == "train" else "train")
+    exact = np.isin(ours.keys, other.keys)
+    distances = _distances(ours, other)
+    near = (distances < NEAR) & ~exact
+    nearly = f"are closer than {NEAR} to a {opposite} image, the closest {max(0.0, distances.min()):.4f}: remove them"
+    return (
+        _count("leakage", split, np.flatnonzero(exact), len(ours), f"are {opposite} images as well: remove them"),
+        replace(_count("leakage", split, np.flatnonzero(near), len(ours), nearly), metric="near images"),
     )
-    return Check("leakage", "near", "near", leaked, 0, None, _verdict(not leaked), message)
 
 
 def _distances(ours: Profile, other: Profile) -> Float32:
@@ -309,7 +304,7 @@ def _label_drift(counts: Sequence[int], champion: Mapping[str, Any] | None, rule
     passed = value <= bound + SLACK
     message = (
         f"the share of digit {digit} differs most from the champion's data, by {value:.4f}, "
-        f"{'within' if passed else 'more than'} the allowed {bound:.4f}{'' if passed else '; max_label_drift'}"
+        f"{'within' if passed else 'more than'} the allowed {bound:.4f}{'' if passed else '; if that is meant, raise max_label_drift'}"
     )
     return Check("max_label_drift", "L-infinity", "train", value, bound, None, _verdict(passed), message)
 
@@ -325,7 +320,7 @@ def _pixel_drift(histogram: npt.NDArray[np.int64], champion: Mapping[str, Any] |
     passed = value <= bound + SLACK
     message = (
         f"the pixels' histogram differs from the champion's data by {value:.4f} bits, "
-        f"{'within' if passed else 'more than'} the allowed {bound:.4f}{'' if passed else '; max_pixel_drift'}"
+        f"{'within' if passed else 'more than'} the allowed {bound:.4f}{'' if passed else '; if that is meant, raise max_pixel_drift'}"
     )
     return Check("max_pixel_drift", "Jensen-Shannon", "train", value, bound, None, _verdict(passed), message)
 
@@ -351,8 +346,8 @@ def _verdict(passed: bool) -> Verdict:
     return "passed" if passed else "failed"
 
 
-def _named(split: str) -> str:
-    return {"train": "training", "test": "test"}.get(split, "new")
+def _named(split: Split) -> str:
+    return "training" if split == "train" else "test"
 
 
 def _positions(indices: Indices) -> str:

@@ -26,14 +26,10 @@ from mnist_tasks import sources
 from mnist_tasks.dataset import Digits
 from mnist_tasks.errors import InputError
 from mnist_tasks.sources import BUILTIN, IDX_FILES, MNIST_DIGEST, read_source
-from tests.helpers import Array, without_root
+from tests.forms import idx
+from tests.helpers import without_root
 
 README = BUILTIN.parent / "README.md"
-
-
-def idx(array: Array) -> bytes:
-    """An array of unsigned bytes as an IDX file."""
-    return struct.pack(f">{1 + array.ndim}I", 0x800 + array.ndim, *array.shape) + array.tobytes()
 
 
 def write_idx_folder(folder: Path, digits: Digits) -> Path:
