@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tokenize import TokenError
 from typing import IO, Any, Literal
 
 import numpy as np
@@ -164,11 +165,21 @@ class ArrayFile:
 
 
 def npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """Shape, whether it is in Fortran's order, and dtype of the `.npy` content that a file goes on with."""
-    if np.lib.format.read_magic(file) == (1, 0):
-        shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(file)
-    else:
-        shape, fortran_order, dtype = np.lib.format.read_array_header_2_0(file)
+    """Shape, whether it is in Fortran's order, and dtype of the `.npy` content that a file goes on with.
+
+    Raises:
+        ValueError: if it is no header, whatever NumPy comes upon in it.
+    """
+    try:
+        if np.lib.format.read_magic(file) == (1, 0):
+            shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(file)
+        else:
+            shape, fortran_order, dtype = np.lib.format.read_array_header_2_0(file)
+    # The header is Python source, and so are its errors.
+    except (SyntaxError, TokenError, TypeError, RecursionError, MemoryError) as error:
+        raise ValueError(f"bad header of an array: {type(error).__name__}") from error
+    if any(side < 0 for side in shape):
+        raise ValueError(f"bad header of an array: shape {shape}")
     return shape, fortran_order, dtype
 
 

@@ -304,7 +304,8 @@ def _label_drift(counts: Sequence[int], champion: Mapping[str, Any] | None, rule
     passed = value <= bound + SLACK
     message = (
         f"the share of digit {digit} differs most from the champion's data, by {value:.4f}, "
-        f"{'within' if passed else 'more than'} the allowed {bound:.4f}{'' if passed else '; if that is meant, raise max_label_drift'}"
+        f"{'within' if passed else 'more than'} the allowed {bound:.4f}"
+        + ("" if passed else "; if that is meant, raise max_label_drift")
     )
     return Check("max_label_drift", "L-infinity", "train", value, bound, None, _verdict(passed), message)
 
@@ -320,7 +321,8 @@ def _pixel_drift(histogram: npt.NDArray[np.int64], champion: Mapping[str, Any] |
     passed = value <= bound + SLACK
     message = (
         f"the pixels' histogram differs from the champion's data by {value:.4f} bits, "
-        f"{'within' if passed else 'more than'} the allowed {bound:.4f}{'' if passed else '; if that is meant, raise max_pixel_drift'}"
+        f"{'within' if passed else 'more than'} the allowed {bound:.4f}"
+        + ("" if passed else "; if that is meant, raise max_pixel_drift")
     )
     return Check("max_pixel_drift", "Jensen-Shannon", "train", value, bound, None, _verdict(passed), message)
 
