@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
-from urllib.parse import unquote, urlsplit
 
 import fsspec  # type: ignore[import-untyped]
 import httpx
@@ -25,7 +24,7 @@ def download(url: str, folder: Path) -> Path:
     """Fetch what a URL names, a file or a folder with all that is in it; returns its path on this machine.
 
     Args:
-        url: `file`, `http`, `https`, or any scheme that fsspec knows, such as `s3` and `gs`.
+        url: `http`, `https`, or any scheme that fsspec knows, such as `s3` and `gs`.
         folder: an empty folder to put it in.
 
     Raises:
@@ -33,10 +32,8 @@ def download(url: str, folder: Path) -> Path:
             missing.
         OSError: if the server cannot be reached or breaks off: it may be back when the task is tried again.
     """
-    scheme = urlsplit(url).scheme
-    if scheme == "file":
-        return Path(unquote(urlsplit(url).path))
-    return _over_http(url, folder) if scheme in ("http", "https") else _through_fsspec(url, folder)
+    is_http = url.lower().startswith(("http://", "https://"))
+    return _over_http(url, folder) if is_http else _through_fsspec(url, folder)
 
 
 def _over_http(url: str, folder: Path) -> Path:

@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
+from urllib.parse import unquote
 
 import numpy as np
 import numpy.typing as npt
@@ -89,6 +90,8 @@ def fetch(source: str | Path, folder: Path) -> tuple[Split, ...]:
         return _copy(BUILTIN, folder)
     if source == "keras":
         return _copy(download_with_keras(), folder)
+    if isinstance(source, str) and source.startswith("file:///"):
+        source = unquote(source.removeprefix("file://"))
     if isinstance(source, str) and "://" in source:
         # Imported here: the file systems behind URLs take a while, and most nights need none.
         from mnist_tasks.remote import download
