@@ -87,7 +87,7 @@ def test_wrong_labels_and_test_images_are_caught_and_the_rest_goes_on(
     wrong = labels.copy()
     changed = rng.choice(len(labels), len(labels) // 20, replace=False)
     wrong[changed] = (wrong[changed] + rng.integers(1, 10, len(changed))) % 10
-    dim = (mnist.x_test[:30] * 0.9).astype(np.uint8)
+    dim = np.roll(mnist.x_test[:30] * 0.9, 1, axis=2).astype(np.uint8)
     done(write_npz(inbox / "wrong", images, wrong))
     with_one = np.concatenate([images[:500], mnist.x_test[:1]]), np.concatenate([labels[:500], mnist.y_test[:1]])
     done(write_npz(inbox / "exact", *with_one))

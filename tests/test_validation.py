@@ -136,7 +136,9 @@ def test_features_are_cosines_of_pooled_images(mnist: Digits) -> None:
     images = mnist.x_train[:20]
     pooled = images.reshape(20, 14, 2, 14, 2).mean(axis=(2, 4)).reshape(20, -1)
 
+    # MNIST's are centred, so that nothing is moved.
     assert np.allclose(features(images), pooled / np.linalg.norm(pooled, axis=1, keepdims=True), atol=1e-6)
+    assert np.array_equal(features(np.roll(images, (1, -1), axis=(1, 2))), features(images))
     assert not features(np.zeros((1, 28, 28), np.uint8)).any()
 
 
