@@ -107,7 +107,8 @@ def test_a_full_disk_leaves_no_half_snapshot(npz: Path, tmp_path: Path) -> None:
 def test_memory_does_not_grow_with_the_source(mnist: Digits, tmp_path: Path) -> None:
     """In processes of their own: once, and four times as many images, of which the rules are checked as well."""
     script = (
-        "import sys\nfrom pathlib import Path\nfrom mnist_tasks.config import DataRules\nfrom mnist_tasks.load import load\n"
+        "import sys\nfrom pathlib import Path\nfrom mnist_tasks.config import DataRules\n"
+        "from mnist_tasks.load import load\n"
         "from mnist_tasks.runtime import peak_memory_mb\n"
         "load(sys.argv[1], Path(sys.argv[2]), rules=DataRules(max_duplicates=1))\nprint(peak_memory_mb())"
     )
