@@ -8,16 +8,19 @@ changed or removed. One half-way through being copied must not be read, so a bat
   (ctime), which a copy that preserves the original's dates cannot set.
 
 Names that start with a dot are not looked at: a writer may also fill `.NAME` and then rename it.
+
+Imports neither NumPy nor TensorFlow: Airflow's triggerer looks at the inbox, too.
 """
 
 from __future__ import annotations
 
+import hashlib
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from mnist_tasks.errors import InputError
-from mnist_tasks.sources import named_errors
 
 SETTLED = 600.0
 DONE = ".done"
@@ -49,8 +52,12 @@ def find_batches(inbox: Path, now: float | None = None) -> list[Batch]:
     if not inbox.is_dir():
         raise InputError(f"inbox: {inbox} is no folder; make it, name another one, or use inbox=none")
     now = time.time() if now is None else now
-    with named_errors(inbox):
+    try:
         names = sorted(path.name for path in inbox.iterdir())
+    except OSError as error:
+        raise InputError(
+            f"{inbox} cannot be read: {error.strerror}; give the user that runs the tasks access"
+        ) from error
     markers = set(names)
     return [
         Batch(inbox / name, f"{name}{DONE}" in markers or _is_complete(inbox / name, now))
@@ -60,12 +67,48 @@ def find_batches(inbox: Path, now: float | None = None) -> list[Batch]:
     ]
 
 
+def complete_batches(inbox: Path) -> dict[str, str]:
+    """The complete batches by name, each with a stamp that is another one once the batch's files are others.
+
+    Without an inbox there are none.
+
+    Raises:
+        InputError: if the inbox cannot be read.
+    """
+    if not inbox.exists():
+        return {}
+    found = {}
+    for batch in find_batches(inbox):
+        if batch.complete:
+            try:
+                found[batch.name] = _stamp(batch.path)
+            except OSError:  # it went away meanwhile
+                continue
+    return found
+
+
 def _is_complete(path: Path, now: float) -> bool:
     if path.is_dir() and (path / DONE).exists():
         return True
     try:
-        entries = [path, *path.rglob("*")] if path.is_dir() else [path]
-        changed = max(max(status.st_mtime, status.st_ctime) for status in (entry.lstat() for entry in entries))
+        changed = max(max(entry.lstat().st_mtime, entry.lstat().st_ctime) for entry in _entries(path))
     except OSError:  # something went away meanwhile: somebody is at it
         return False
     return now - changed >= SETTLED
+
+
+def _entries(path: Path) -> Iterator[Path]:
+    """A batch's file, or its folder and all in it."""
+    yield path
+    if path.is_dir():
+        yield from sorted(path.rglob("*"))
+
+
+def _stamp(path: Path) -> str:
+    """From the names, sizes and times of a batch's files: its content is for `load` to read."""
+    digest = hashlib.sha256()
+    for entry in _entries(path):
+        status = entry.lstat()
+        if not entry.is_dir() and entry.name != DONE:
+            digest.update(f"{entry.relative_to(path.parent)!r} {status.st_size} {status.st_mtime_ns}\n".encode())
+    return digest.hexdigest()[:16]

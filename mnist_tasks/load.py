@@ -166,9 +166,18 @@ class _Loading:
             splits = fetch(self.source, base)
             if "train" not in splits:
                 raise InputError(f"{self.source} has no training set; images to train on are needed")
+            self._add_test_set(splits, base)
+            if known and (digest := _digest(base)) != known:
+                raise InputError(
+                    f"{self.source} has content digest {digest}, but MNIST has {known}; fetch or install it again"
+                )
         except InputError as error:
             self._refuse([failed_schema(str(error))])
             raise
+        return base
+
+    def _add_test_set(self, splits: Sequence[Split], base: Path) -> None:
+        """MNIST's test set, for a source without one."""
         if "test" not in splits:
             log.info("%s has no test set of its own; MNIST's is used", self.source)
             mnist = self.work / "mnist"
@@ -176,11 +185,6 @@ class _Loading:
             fetch("builtin", mnist)
             for name in ("x_test.npy", "y_test.npy"):
                 (mnist / name).rename(base / name)
-        if known and (digest := _digest(base)) != known:
-            raise InputError(
-                f"{self.source} has content digest {digest}, but MNIST has {known}; fetch or install it again"
-            )
-        return base
 
     def _validate(self, base: Path, batches: Sequence[Batch]) -> None:
         """Check the source, if it is not known, then each batch against all that was accepted before it."""
@@ -217,7 +221,10 @@ class _Loading:
         reference: Reference,
         champion: Mapping[str, Any],
     ) -> tuple[Entry, dict[Split, Profile]]:
-        """Read one batch and check it."""
+        """Read one batch and check it.
+
+        An OSError that is not the batch's, such as a full disk, goes through: the task is tried again.
+        """
         folder = self.work / f"batch-{number}"
         folder.mkdir()
         try:

@@ -1,4 +1,4 @@
-"""The inbox: which batches are complete, what they come to in each form, and that a bad one stops only itself."""
+"""Batches of the inbox: which are complete, what they come to in each form, and that a bad one stops only itself."""
 
 from __future__ import annotations
 
