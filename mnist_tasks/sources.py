@@ -97,9 +97,13 @@ def fetch(source: str | Path, folder: Path) -> tuple[Split, ...]:
         from mnist_tasks.remote import download
 
         with tempfile.TemporaryDirectory(dir=folder, prefix=".download-") as temporary:
-            return _copy(download(source, Path(temporary)), folder)
+            copy = download(source, Path(temporary))
+            try:
+                return _copy(copy, folder)
+            except InputError as error:
+                raise InputError(str(error).replace(str(copy), source)) from error
     path = Path(source).expanduser()
-    with named_errors(path):
+    with _named_errors(path):
         exists = path.is_dir() or path.is_file()
     if not exists:
         raise InputError(
@@ -171,7 +175,7 @@ def _copy(path: Path, folder: Path) -> tuple[Split, ...]:
 def state(path: Path) -> str:
     """A digest of names, sizes and times of all that lies at a path: the same as long as nobody changes anything."""
     total = hashlib.sha256()
-    with named_errors(path):
+    with _named_errors(path):
         for entry in [path, *sorted(path.rglob("*"))] if path.is_dir() else [path]:
             status = entry.lstat()
             total.update(os.fsencode(entry) + f"\0{status.st_size} {status.st_mtime_ns} {status.st_ino}\0".encode())
@@ -180,7 +184,7 @@ def state(path: Path) -> str:
 
 def _npz(path: Path) -> Iterator[tuple[Split, Announced]]:
     """The splits of an `.npz` file with the names that Keras uses."""
-    with named_errors(path), path.open("rb") as file:
+    with _named_errors(path), path.open("rb") as file:
         if not zipfile.is_zipfile(file):
             raise InputError(f"{printable(path)} is no .npz file, or one cut short: it has no zip directory at its end")
         with zipfile.ZipFile(file) as archive:
@@ -246,21 +250,21 @@ def _idx(folder: Path) -> Iterator[tuple[Split, Announced]]:
         with _opened(images) as x, _opened(labels) as y:
             (count, *_) = _idx_header(x, images, IDX_IMAGES)
             (length,) = _idx_header(y, labels, IDX_LABELS)
-            with named_errors(labels):
+            with _named_errors(labels):
                 values = np.frombuffer(_exactly(y, length, printable(labels)), np.uint8)
             checked = checked_labels(values, f"{printable(folder)}: y_{split}")
             yield split, Announced(count, checked, _image_chunks(x, count, images))
 
 
 def _opened(path: Path) -> BinaryIO | gzip.GzipFile:
-    with named_errors(path):
+    with _named_errors(path):
         return gzip.open(path) if path.suffix == ".gz" else path.open("rb")
 
 
 def _idx_header(file: BinaryIO | gzip.GzipFile, path: Path, expected: int) -> list[int]:
     """The shape that an IDX file announces."""
     dimensions, kind = (3, "images") if expected == IDX_IMAGES else (1, "labels")
-    with named_errors(path):
+    with _named_errors(path):
         header = file.read(4 + 4 * dimensions)
     if len(header) < 4 + 4 * dimensions:
         raise InputError(f"{printable(path)} is cut short: {len(header)} bytes, less than its header")
@@ -278,7 +282,7 @@ def _idx_header(file: BinaryIO | gzip.GzipFile, path: Path, expected: int) -> li
 def _image_chunks(file: Any, count: int, path: Path) -> Iterator[UInt8]:
     """The images that a file, or a member of it, goes on with; they must be its end."""
     size = math.prod(IMAGE_SHAPE)
-    with named_errors(path):
+    with _named_errors(path):
         for start in range(0, count, CHUNK):
             images = min(CHUNK, count - start)
             content = _exactly(file, images * size, printable(path), start * size, (count - start - images) * size)
@@ -306,7 +310,7 @@ def _exactly(file: Any, size: int, what: str, before: int = 0, after: int = 0) -
 
 def _pictures(folder: Path) -> Iterator[tuple[Split, Announced]]:
     """The splits of a folder of pictures: `0/` to `9/` for training, or those in `train/` and in `test/`."""
-    with named_errors(folder):
+    with _named_errors(folder):
         names = [entry.name for entry in _entries(folder)]
     digits = [str(digit) for digit in range(DIGITS)]
     if not set(names) & {*digits, *SPLITS}:
@@ -326,7 +330,7 @@ def _pictures(folder: Path) -> Iterator[tuple[Split, Announced]]:
         root = folder / split if split in names else folder
         if root == folder and (split == "test" or not set(names) & set(digits)):
             continue
-        with named_errors(root):
+        with _named_errors(root):
             pictures = _labelled(root)
         if len(pictures) > MOST_IMAGES:
             raise InputError(f"{printable(root)} has {len(pictures):,} pictures, more than {MOST_IMAGES:,}; split it")
@@ -406,7 +410,7 @@ def printable(path: Path) -> str:
 
 
 @contextmanager
-def named_errors(path: Path) -> Iterator[None]:
+def _named_errors(path: Path) -> Iterator[None]:
     """Give what the standard library raises on an unreadable or corrupt file one kind and a name."""
     try:
         yield

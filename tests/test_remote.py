@@ -102,6 +102,13 @@ def test_a_url_that_cannot_be_used_is_refused_by_name(url: str, words: str) -> N
         read_source(url)
 
 
+def test_what_is_wrong_with_the_content_is_said_of_the_url() -> None:
+    fsspec.filesystem("memory").pipe("/bad/digits.npz", b"no archive")
+
+    with pytest.raises(InputError, match=r"^memory://bad/digits\.npz is no \.npz file"):
+        read_source("memory://bad/digits.npz")
+
+
 @pytest.mark.parametrize("scheme", ["http", "memory"])
 def test_more_than_the_bound_is_not_fetched(
     scheme: str, server: str, npz: Path, monkeypatch: pytest.MonkeyPatch
