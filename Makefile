@@ -17,7 +17,7 @@ help:
 	@echo "make up [PORT=8080]                        Airflow's UI and the nightly schedule, until Ctrl-C"
 	@echo "make test                                  all tests"
 	@echo "make check                                 style and types"
-	@echo "make bench                                 the DAG run and each recipe against plain Keras scripts; the gate"
+	@echo "make bench                                 the DAG run and each recipe against plain Keras scripts; the rules for data; the gate"
 	@echo "make lock                                  resolve requirements.txt and requirements-dev.txt anew"
 	@echo "make clean                                 remove the environment and caches; var/ with your models stays"
 
@@ -39,6 +39,7 @@ bench: .venv/ready-dev
 	$(BIN)/python tests/benchmarks/nightly.py 3 var/benchmark-nightly.json
 	$(BIN)/python tests/benchmarks/training.py 5 var/benchmark-training.json
 	$(BIN)/python tests/benchmarks/gate.py var/benchmark-gate.json var/benchmark-gate.png
+	$(BIN)/python -m tests.benchmarks.data
 	$(BIN)/python -m tests.benchmarks.pages 3 var/benchmark-pages.json
 
 .venv/ready: requirements.txt pyproject.toml scripts/setup.sh
