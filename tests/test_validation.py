@@ -77,12 +77,13 @@ def slice_(mnist: Digits) -> tuple[UInt8, UInt8]:
     return mnist.x_train[:IMAGES].copy(), mnist.y_train[:IMAGES].copy()
 
 
-@pytest.fixture
-def home(tmp_path: Path) -> Workspace:
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """A workspace with a champion that was trained on MNIST."""
-    workspace = Workspace(tmp_path / "home")
+    folder = tmp_path_factory.mktemp("validation")
+    workspace = Workspace(folder / "home")
     digest = load("builtin", workspace.datasets).digest
-    metadata = {**stand_in("first", tmp_path)["metadata"], "dataset": digest}
+    metadata = {**stand_in("first", folder)["metadata"], "dataset": digest}
     publish(ModelDirectory(workspace.models), "first", None, metadata=metadata)
     return workspace
 
