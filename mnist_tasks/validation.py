@@ -41,6 +41,7 @@ LEAST_CONTRAST = 16  # of 255, as in `images`
 BLOCK = 5  # chunks of images to hold
 ROWS = 512  # of a matrix of distances at a time: 20 MB beside 10,000 columns
 NAMED = 5  # images that a message names
+NO_CHAMPION = "no champion's data to compare with"
 
 Keys = npt.NDArray[np.uint64]
 Indices = npt.NDArray[np.intp]
@@ -325,12 +326,12 @@ def _label_drift(counts: Sequence[int], champion: Mapping[str, Any] | None, rule
     bound = rules.max_label_drift
     before = _histogram(champion, "train_images_per_digit", DIGITS)
     if before is None:
-        return Check("max_label_drift", "L-infinity", "train", None, bound, None, "skipped", "nothing to compare with")
+        return Check("max_label_drift", "L-infinity", "train", None, bound, None, "skipped", NO_CHAMPION)
     differences = np.abs(np.array(counts) / sum(counts) - before)
     value, digit = float(differences.max()), int(differences.argmax())
     passed = value <= bound + SLACK
     message = (
-        f"the share of digit {digit} differs most from the champion's data, by {value:.4f}, "
+        f"the share of digit {digit} differs most from {_whose(champion)}, by {value:.4f}, "
         f"{'within' if passed else 'more than'} the allowed {bound:.4f}"
         + ("" if passed else "; if that is meant, raise max_label_drift")
     )
@@ -347,11 +348,16 @@ def _pixel_drift(histogram: npt.NDArray[np.int64], champion: Mapping[str, Any] |
     value = jensen_shannon(histogram / histogram.sum(), before)
     passed = value <= bound + SLACK
     message = (
-        f"the pixels' histogram differs from the champion's data by {value:.4f} bits, "
+        f"the pixels' histogram differs from {_whose(champion)} by {value:.4f} bits, "
         f"{'within' if passed else 'more than'} the allowed {bound:.4f}"
         + ("" if passed else "; if that is meant, raise max_pixel_drift")
     )
     return Check("max_pixel_drift", "Jensen-Shannon", "train", value, bound, None, _verdict(passed), message)
+
+
+def _whose(data: Mapping[str, Any] | None) -> str:
+    """Whose data was compared with: the source, which is no dataset yet, has no digest."""
+    return "the champion's data" if data and "digest" in data else "the source"
 
 
 def _histogram(champion: Mapping[str, Any] | None, name: str, length: int) -> npt.NDArray[np.float64] | None:
