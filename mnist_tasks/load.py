@@ -314,17 +314,19 @@ class _Loading:
         figures = folder / "figures"
         figures.mkdir()
         pictures.mean_images(means, figures / MEANS)
-        for entry in self._merged():
+        merged = self._merged()
+        for entry in merged:
             if entry.picture:
                 shutil.copyfile(self.sheets[entry.picture], figures / entry.picture)
         write_json(
             folder / "dataset.json",
             {
                 "digest": digest,
-                "source": self.source,
+                # No model card may say that this is MNIST and nothing else.
+                "source": self.source + (f" with {len(merged)} of the inbox's batches" if merged else ""),
                 "batches": [
                     {name: getattr(entry, name) for name in ("name", "train_images", "test_images", "picture")}
-                    for entry in self._merged()
+                    for entry in merged
                 ],
                 **{f"{split}_images": len(labels[split]) for split in SPLITS},
                 **{

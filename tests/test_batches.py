@@ -77,6 +77,7 @@ def test_a_batch_gives_the_same_digest_in_every_form(
     dropped = zip(images, labels, strict=True)
     assert sorted((x.tobytes(), int(y)) for x, y in merged) == sorted((x.tobytes(), int(y)) for x, y in dropped)
     assert [batch["name"] for batch in dataset.description()["batches"]] == ["digits as npz.npz"]
+    assert dataset.description()["source"] == f"{base} with 1 of the inbox's batches"
 
 
 def test_wrong_labels_and_test_images_are_caught_and_the_rest_goes_on(
