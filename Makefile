@@ -19,7 +19,7 @@ help:
 	@echo "make up [PORT=8080]                        Airflow's UI and the nightly schedule, until Ctrl-C"
 	@echo "make test                                  all tests"
 	@echo "make check                                 style and types"
-	@echo "make bench                                 DAG run and recipes against plain Keras scripts; growth; the gate"
+	@echo "make bench                                 everything that the README gives a number for"
 	@echo "make stack-up                              Airflow for a team in containers: Celery, Postgres, a GPU worker"
 	@echo "make stack-run [epochs=3 ...]              run the DAG once there, as make run does"
 	@echo "make stack-down                            stop it; its volumes with your models stay"
@@ -46,6 +46,7 @@ bench: .venv/ready-dev
 	$(BIN)/python tests/benchmarks/training.py 5 var/benchmark-training.json
 	$(BIN)/python tests/benchmarks/growth.py 16 var/benchmark-growth.json
 	$(BIN)/python tests/benchmarks/gate.py var/benchmark-gate.json var/benchmark-gate.png
+	$(BIN)/python -m tests.benchmarks.data
 	$(BIN)/python -m tests.benchmarks.pages 3 var/benchmark-pages.json
 
 .venv/ready: requirements.txt pyproject.toml scripts/setup.sh

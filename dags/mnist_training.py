@@ -48,7 +48,7 @@ def mnist_training() -> None:
 
     | task | reads | writes, below `MNIST_HOME` |
     |---|---|---|
-    | **load** | the data source | `datasets/<digest>/`, once for each content |
+    | **load** | the data source, the inbox | `datasets/<digest>/`, once for each content; `runs/<run id>/data/` |
     | **normalize** | the raw images | the same as float32 in [0, 1], once |
     | **train** | the normalized training images | `runs/<run id>/`: `model.keras`, `saved_model`, `training.json` |
     | **evaluate** | the test images, the candidate, the champion | `runs/<run id>/`: `evaluation.json`, `figures` |
@@ -65,14 +65,22 @@ def mnist_training() -> None:
 
     @task(multiple_outputs=False)
     @no_retry_for_bad_input()
-    def load(params: Context = None) -> dict[str, Any]:
+    def load(params: Context = None, run_id: Context = None) -> dict[str, Any]:
         from mnist_tasks.load import load
         from mnist_tasks.runtime import tensorflow_in_airflow
 
         config, workspace = RunConfig.from_parameters(params), Workspace.from_environment()
         workspace.prepare()
         with tensorflow_in_airflow():  # for the source `keras`; the others need no TensorFlow
-            return asdict(load(config.data.source, workspace.datasets))
+            loaded = load(
+                config.data.source,
+                workspace.datasets,
+                inbox=workspace.inbox(config.data.inbox),
+                rules=config.rules,
+                run=workspace.run(run_id),
+                models=workspace.models,
+            )
+            return asdict(loaded)
 
     @task(multiple_outputs=False)
     @no_retry_for_bad_input()

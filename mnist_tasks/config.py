@@ -1,4 +1,4 @@
-"""What a user can set for one run: data source, recipe and its details, the gate's policy; and for a rollback."""
+"""What a user can set for one run: data and its checks, recipe and details, the gate's policy; and for a rollback."""
 
 from __future__ import annotations
 
@@ -20,7 +20,62 @@ class DataConfig(Settings):
         "builtin",
         title="Data source",
         description="`builtin` (MNIST as shipped with the project), `keras` (downloaded and cached by Keras), or the "
-        "path of an `.npz` file or of a folder with the four IDX files, as the worker sees it.",
+        "path or URL (`https`, `s3`, `gs`) of an `.npz` file, of a folder with MNIST's IDX files or of a folder of "
+        "pictures `0/` to `9/`, as the worker sees it. Without a test set of its own, MNIST's is used.",
+    )
+    inbox: Annotated[str | None, WithJsonSchema({"type": ["string", "null"], "minLength": 1})] = Field(
+        None,
+        title="Inbox",
+        description="Folder with labelled batches to add to the source. If empty: `inbox` in `MNIST_HOME`, if there is "
+        "one; `none` for none.",
+    )
+
+
+class DataRules(Settings):
+    """What is asked of the data; all shares are fractions of the images in question."""
+
+    on_bad_batch: Annotated[str, one_of("quarantine", "fail")] = Field(
+        "quarantine",
+        title="On a bad batch",
+        description="`quarantine`: it is left out, named with its reason, and looked at again the next night; `fail`: "
+        "the run fails. A bad source always fails the run.",
+    )
+    max_wrong_labels: float = Field(
+        0.02,
+        ge=0,
+        le=1,
+        title="Allowed wrong labels",
+        description="Share of a batch's labels that all nearest images of the source contradict.",
+    )
+    max_duplicates: float = Field(
+        0.01,
+        ge=0,
+        le=1,
+        title="Allowed duplicates",
+        description="Share of images that are there more than once, with the same label.",
+    )
+    min_digit_share: float = Field(
+        0.02,
+        ge=0,
+        le=0.1,
+        title="Minimum share of a digit",
+        description="Share of the training images that each digit must have, a batch included.",
+    )
+    max_label_drift: float = Field(
+        0.1,
+        ge=0,
+        le=1,
+        title="Allowed drift of the labels",
+        description="L-infinity distance between the digits' shares of the training images, a batch included, and of "
+        "those that the champion was trained on.",
+    )
+    max_pixel_drift: float = Field(
+        0.05,
+        ge=0,
+        le=1,
+        title="Allowed drift of the pixels",
+        description="Jensen-Shannon divergence, in bits, between the histogram of the pixels and that of the training "
+        "images of the champion.",
     )
 
 
@@ -177,6 +232,7 @@ class RunConfig:
     """All that the trigger form asks for, checked."""
 
     data: DataConfig
+    rules: DataRules
     training: TrainConfig
     gate: Policy
 
@@ -196,6 +252,7 @@ class RunConfig:
         recipe = RECIPES[RecipeName(**given(RecipeName.model_fields)).recipe][1]
         return cls(
             DataConfig(**given(DataConfig.model_fields)),
+            DataRules(**given(DataRules.model_fields)),
             TrainConfig(**{**recipe, **given(TrainConfig.model_fields)}),
             Policy(**given(Policy.model_fields)),
         )
@@ -229,6 +286,7 @@ def form() -> dict[str, dict[str, dict[str, Any]]]:
     model = {name: fields.pop(name) for name in ("architecture", "hidden_units", "activation", "dropout")}
     return {
         "Data": _properties(DataConfig),
+        "Checks of the data": _properties(DataRules),
         "Model": _properties(RecipeName) | model,
         "Training": fields,
         "Gate": _properties(Policy),

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import mmap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from tokenize import TokenError
+from typing import IO, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -22,13 +24,15 @@ ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 
 Split = Literal["train", "test"]
 SPLITS: tuple[Split, ...] = ("train", "test")
+CHUNK = 2048  # images at a time: 1.6 MB
+
 UInt8 = npt.NDArray[np.uint8]
 Float32 = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Digits:
-    """Labelled digits in memory, under the names that Keras uses.
+    """Labelled digits in memory, under the names that Keras uses; `load` itself never holds a whole dataset.
 
     Images are uint8 of shape (n, 28, 28), 0 for background to 255 for ink; labels are uint8 of shape (n,), 0 to 9.
     """
@@ -38,40 +42,25 @@ class Digits:
     x_test: UInt8
     y_test: UInt8
 
-    @classmethod
-    def checked(cls, arrays: Mapping[str, npt.NDArray[Any]], source: str) -> Digits:
-        """The arrays as `Digits`, once they are what they should be.
-
-        Raises:
-            InputError: naming the source, the array, what it is and what it should be.
-        """
-        for split in ("train", "test"):
-            images, labels = arrays[f"x_{split}"], arrays[f"y_{split}"]
-            check_images(images.shape, images.dtype, f"{source}: x_{split}")
-            check_labels(labels.shape, labels.dtype, f"{source}: y_{split}")
-            if len(images) != len(labels):
-                raise InputError(
-                    f"{source}: x_{split} has {len(images):,} images but y_{split} has {len(labels):,} labels; "
-                    "each image needs one label"
-                )
-            if not len(images):
-                raise InputError(f"{source}: the {split} set is empty; at least one labelled image is needed")
-            outside = np.flatnonzero((labels < 0) | (labels >= DIGITS))
-            if outside.size:
-                raise InputError(
-                    f"{source}: y_{split}[{outside[0]}] is {labels[outside[0]]}, but labels go from 0 to {DIGITS - 1}; "
-                    f"{outside.size:,} of {len(labels):,} labels are outside"
-                )
-        return cls(**{name: np.ascontiguousarray(arrays[name], dtype=np.uint8) for name in ARRAYS})
-
     def digest(self) -> str:
-        """SHA-256 over the name, shape and bytes of each array: the same for the same digits from any source."""
-        total = hashlib.sha256()
-        for name in ARRAYS:
-            array: UInt8 = getattr(self, name)
-            total.update(f"{name} {array.dtype} {array.shape}\n".encode())
-            total.update(array.data)
-        return total.hexdigest()
+        """What a dataset's folder with these digits is named after."""
+        arrays = {name: getattr(self, name) for name in ARRAYS}
+        return content_digest({name: (array.shape, [np.ascontiguousarray(array)]) for name, array in arrays.items()})
+
+
+def content_digest(arrays: Mapping[str, tuple[tuple[int, ...], Iterable[UInt8]]]) -> str:
+    """SHA-256 over the name, shape and bytes of each array: the same for the same digits from any source.
+
+    Args:
+        arrays: for each of `ARRAYS` its shape, and its rows, uint8, in C-contiguous chunks.
+    """
+    total = hashlib.sha256()
+    for name in ARRAYS:
+        shape, chunks = arrays[name]
+        total.update(f"{name} uint8 {shape}\n".encode())
+        for chunk in chunks:
+            total.update(chunk.data)
+    return total.hexdigest()
 
 
 def check_images(shape: Sequence[int], dtype: np.dtype[Any], what: str) -> None:
@@ -92,7 +81,7 @@ def check_labels(shape: Sequence[int], dtype: np.dtype[Any], what: str) -> None:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A dataset's folder: the raw `.npy` files, the normalized images beside them, and `dataset.json`."""
+    """A dataset's folder: the raw `.npy` files, the normalized images beside them, `dataset.json` and `figures/`."""
 
     folder: Path
 
@@ -123,6 +112,76 @@ class Dataset:
     def labels(self, split: Split) -> UInt8:
         """The labels of a split, uint8, shape (n,), memory-mapped."""
         return self.array(f"y_{split}")
+
+
+@dataclass(frozen=True)
+class ArrayFile:
+    """An `.npy` file that is read a piece at a time, so that memory does not grow with it.
+
+    Not through a lasting memory map: pages of a map that were touched count as the process' own.
+    """
+
+    path: Path
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    offset: int
+
+    @classmethod
+    def open(cls, path: Path) -> ArrayFile:
+        """Read the header.
+
+        Raises:
+            InputError: if it cannot be read, or the array is not stored row after row.
+        """
+        try:
+            with path.open("rb") as file:
+                shape, fortran_order, dtype = npy_header(file)
+                offset = file.tell()
+        except (OSError, ValueError) as error:
+            raise InputError(f"{path} cannot be read: {error}; clear the load task to write it again") from error
+        if fortran_order:
+            raise InputError(f"{path} is stored column after column; clear the load task to write it again")
+        return cls(path, shape, dtype, offset)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def chunks(self) -> Iterator[npt.NDArray[Any]]:
+        """All rows in order, `CHUNK` at a time; fewer than announced if the file is cut short."""
+        row = math.prod(self.shape[1:])
+        with self.path.open("rb") as file:
+            file.seek(self.offset)
+            for start in range(0, len(self), CHUNK):
+                chunk = np.fromfile(file, self.dtype, min(CHUNK, len(self) - start) * row)
+                yield chunk[: len(chunk) // row * row].reshape(-1, *self.shape[1:])
+
+    def rows(self, index: npt.NDArray[np.intp]) -> npt.NDArray[Any]:
+        """The rows at these positions, copied."""
+        rows: npt.NDArray[Any] = np.memmap(self.path, self.dtype, "r", self.offset, self.shape)[index]
+        return np.array(rows)
+
+    def all(self) -> npt.NDArray[Any]:
+        """All rows in memory: for labels."""
+        return np.concatenate([np.empty((0, *self.shape[1:]), self.dtype), *self.chunks()])
+
+
+def npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Shape, whether it is in Fortran's order, and dtype of the `.npy` content that a file goes on with.
+
+    Raises:
+        ValueError: if it is no header, whatever NumPy comes upon in it.
+    """
+    try:
+        if np.lib.format.read_magic(file) == (1, 0):
+            shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(file)
+        else:
+            shape, fortran_order, dtype = np.lib.format.read_array_header_2_0(file)
+    # The header is Python source, and so are its errors.
+    except (SyntaxError, TokenError, TypeError, RecursionError, MemoryError) as error:
+        raise ValueError(f"bad header of an array: {type(error).__name__}") from error
+    if any(side < 0 for side in shape):
+        raise ValueError(f"bad header of an array: shape {shape}")
+    return shape, fortran_order, dtype
 
 
 def open_array(path: Path) -> npt.NDArray[Any]:

@@ -2,6 +2,9 @@
 
 MNIST's own preparation (http://yann.lecun.com/exdb/mnist): the digit is scaled to fit 20x20 pixels with its aspect
 ratio kept, anti-aliased, and placed in 28x28 pixels so that its centre of mass is in the middle; ink is white on black.
+A picture of 28x28 pixels is taken to be prepared already: its pixels stay as they are, but for being inverted if they
+are dark on light. So MNIST's own images come back bit for bit from PNG files.
+
 The paper has to be lit evenly: a shadow darker than `INK` is taken for ink.
 """
 
@@ -18,6 +21,7 @@ from mnist_tasks.errors import InputError
 
 BOX = 20  # pixels that the longer side of the digit gets
 INK = 0.2  # share of the strongest ink from which a pixel counts when the digit is cut out; below it is paper or noise
+MOST_PIXELS = 1 << 24  # 4096x4096; preparing takes some 20 bytes each
 LEAST_CONTRAST = 16  # of 255: a picture with less shows nothing
 
 
@@ -32,6 +36,7 @@ def read_digit(path: Path) -> UInt8:
             # Pillow warns of an image of 90 million pixels and refuses twice as many; both need gigabytes here.
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path) as image:
+                _check_kind(image)
                 return prepare(image)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
@@ -42,6 +47,17 @@ def read_digit(path: Path) -> UInt8:
     except Exception as error:  # Pillow's decoders let through whatever they come upon, SyntaxError among it
         text = getattr(error, "strerror", None) or error
         raise InputError(f"{path} is no image that can be read: {text}") from error
+
+
+def _check_kind(image: Image.Image) -> None:
+    """Refuse, by the file's header alone, a picture that is too large, several at once, or a program."""
+    pixels = image.width * image.height
+    if pixels > MOST_PIXELS:
+        raise InputError(f"it is no image that can be read: {pixels} pixels are more than {MOST_PIXELS}; scale it down")
+    if getattr(image, "is_animated", False) and image.format != "MPO":  # a telephone's, whose first picture is the one
+        raise InputError(f"it is no image that can be read: it has {getattr(image, 'n_frames', 2)} frames; save one")
+    if image.format == "EPS":
+        raise InputError("it is no image that can be read: PostScript would be run; save it as PNG")
 
 
 def prepare(image: Image.Image) -> UInt8:

@@ -1,31 +1,51 @@
-"""Where digits can come from: the copy in this package, Keras' download, an `.npz` file, or a folder of IDX files.
+"""Where digits can come from: the copy in this package, Keras' download, or files of one's own, here or behind a URL.
 
-Every reader returns the four arrays under Keras' names, unchecked but for what must be known before they are read into
-memory. Nothing is ever unpickled, and no more bytes are read than a file's own header announces.
+Files of one's own are an `.npz` file, a folder of IDX files, or a folder of pictures by digit. Whatever the form,
+`fetch` copies it, checked, into `.npy` files, a piece at a time: memory does not grow with the source, nothing is ever
+unpickled, nothing is allocated because a header says so, and a file that somebody changes meanwhile is noticed.
 """
 
 from __future__ import annotations
 
 import gzip
+import hashlib
 import math
+import os
 import struct
+import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
+from urllib.parse import unquote
 
 import numpy as np
 import numpy.typing as npt
 
-from mnist_tasks.dataset import ARRAYS, IMAGE_SHAPE, check_images, check_labels
+from mnist_tasks.dataset import (
+    ARRAYS,
+    CHUNK,
+    DIGITS,
+    IMAGE_SHAPE,
+    SPLITS,
+    Digits,
+    Split,
+    UInt8,
+    check_images,
+    check_labels,
+    npy_header,
+    open_array,
+    write_array,
+)
 from mnist_tasks.errors import InputError
 from mnist_tasks.library_memory import import_tensorflow
 
 BUILTIN = Path(__file__).parent / "data" / "mnist.npz"
 
-# Content digest of MNIST (see Digits.digest), made from the four original IDX files with the published checksums.
+# Content digest of MNIST (see content_digest), made from the four original IDX files with the published checksums.
 MNIST_DIGEST = "796354bf1a5bdb3f752e23f487245288f2c35b1e0bc343e07448cffbb5f56624"
 
 # As in keras.datasets.mnist.load_data.
@@ -41,37 +61,63 @@ IDX_FILES = {
     "y_test": "t10k-labels-idx1-ubyte",
 }
 
-# https://zlib.net/zlib_tech.html: deflate never shrinks anything by more than 1032:1.
-DEFLATE_LIMIT = 1032
+# https://zlib.net/zlib_tech.html: deflate never shrinks anything by more than 1032:1. Digits shrink by 5:1; images that
+# shrink by more than 100:1 show nothing.
+DEFLATE_LIMIT, IMAGES_LIMIT = 1032, 100
 
-Arrays = dict[str, npt.NDArray[Any]]
+# 3 GB: a file of some megabytes may announce that much, deflated, and would fill the disk.
+MOST_IMAGES = 4_000_000
+
+FORMS = "an .npz file, or of a folder with MNIST's IDX files or with pictures in folders 0 to 9"
 
 KNOWN_DIGESTS: Mapping[str, str] = {"builtin": MNIST_DIGEST, "keras": MNIST_DIGEST}
 
 
-def read_source(source: str) -> Arrays:
-    """The four arrays of a source.
+def fetch(source: str | Path, folder: Path) -> tuple[Split, ...]:
+    """Copy a source's labelled digits to `x_train.npy`, `y_train.npy`, ... in `folder`, row after row, as uint8.
 
     Args:
-        source: `builtin`, `keras`, or the path of an `.npz` file or of a folder with the four IDX files.
+        source: `builtin`, `keras`, a URL, or the path of an `.npz` file, a folder of IDX files or one of pictures.
+        folder: where the arrays go; what a URL leads to lies there as well meanwhile.
+
+    Returns:
+        Which splits the source has: `train`, `test` or both.
 
     Raises:
         InputError: naming the file and what is wrong with it.
     """
     if source == "builtin":
-        return read_npz(BUILTIN)
+        return _copy(BUILTIN, folder)
     if source == "keras":
-        return read_npz(download_with_keras())
+        return _copy(download_with_keras(), folder)
+    if isinstance(source, str) and source.startswith("file:///"):
+        source = unquote(source.removeprefix("file://"))
+    if isinstance(source, str) and "://" in source:
+        # Imported here: the file systems behind URLs take a while, and most nights need none.
+        from mnist_tasks.remote import download
+
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".download-") as temporary:
+            copy = download(source, Path(temporary))
+            try:
+                return _copy(copy, folder)
+            except InputError as error:
+                raise InputError(str(error).replace(str(copy), source)) from error
     path = Path(source).expanduser()
     with _named_errors(path):
-        if path.is_dir():
-            return read_idx_folder(path)
-        if path.is_file():
-            return read_npz(path)
-    raise InputError(
-        f"data source {source!r} does not exist on this worker; use builtin, keras, or the absolute path of an "
-        ".npz file or of a folder with the four IDX files"
-    )
+        exists = path.is_dir() or path.is_file()
+    if not exists:
+        raise InputError(
+            f"data source {str(source)!r} does not exist on this worker; use builtin, keras, a URL, or the absolute "
+            f"path of {FORMS}"
+        )
+    return _copy(path, folder)
+
+
+def read_source(source: str | Path) -> Digits:
+    """A whole source in memory, for notebooks and tests; raises as `fetch`."""
+    with tempfile.TemporaryDirectory() as temporary:
+        fetch(source, Path(temporary))
+        return Digits(**{name: np.array(open_array(Path(temporary) / f"{name}.npy")) for name in ARRAYS})
 
 
 def download_with_keras() -> Path:
@@ -89,88 +135,278 @@ def download_with_keras() -> Path:
         ) from error
 
 
-def read_npz(path: Path) -> Arrays:
-    """The arrays of an `.npz` file with the names that Keras uses; shape and dtype are checked before any is read."""
+@dataclass(frozen=True)
+class Announced:
+    """One split as its files announce it: nothing of it but the labels has been read.
+
+    The readers are generators that name the errors of reading; those of writing stay the system's own.
+    """
+
+    images: int
+    labels: UInt8
+    chunks: Iterator[UInt8]
+
+
+def _copy(path: Path, folder: Path) -> tuple[Split, ...]:
+    """Copy what lies at a path, whatever its form, and notice if it changes meanwhile."""
+    before = state(path)
+    reader = _npz if path.is_file() else _idx if _has_idx_files(path) else _pictures
+    splits = []
+    for split, announced in reader(path):
+        images, labels = announced.images, announced.labels
+        if images != len(labels):
+            raise InputError(
+                f"{printable(path)}: x_{split} has {images:,} images but y_{split} has {len(labels):,} labels; each "
+                "image needs one label"
+            )
+        if not images:
+            raise InputError(f"{printable(path)}: the {split} set is empty; at least one labelled image is needed")
+        write_array(folder / f"y_{split}.npy", labels.shape, [labels])
+        write_array(folder / f"x_{split}.npy", (images, *IMAGE_SHAPE), announced.chunks)
+        splits.append(split)
+    if state(path) != before:
+        raise InputError(
+            f"{printable(path)} changed while it was being read; leave it alone, or drop it into the inbox with a "
+            ".done marker when it is complete"
+        )
+    return tuple(splits)
+
+
+def state(path: Path) -> str:
+    """A digest of names, sizes and times of all that lies at a path: the same as long as nobody changes anything."""
+    total = hashlib.sha256()
+    with _named_errors(path):
+        for entry in [path, *sorted(path.rglob("*"))] if path.is_dir() else [path]:
+            status = entry.lstat()
+            total.update(os.fsencode(entry) + f"\0{status.st_size} {status.st_mtime_ns} {status.st_ino}\0".encode())
+    return total.hexdigest()
+
+
+def _npz(path: Path) -> Iterator[tuple[Split, Announced]]:
+    """The splits of an `.npz` file with the names that Keras uses."""
     with _named_errors(path), path.open("rb") as file:
         if not zipfile.is_zipfile(file):
-            raise InputError(f"{path} is no .npz file, or one cut short: it has no zip directory at its end")
+            raise InputError(f"{printable(path)} is no .npz file, or one cut short: it has no zip directory at its end")
         with zipfile.ZipFile(file) as archive:
             members = {name.removesuffix(".npy") for name in archive.namelist()}
-            missing = [name for name in ARRAYS if name not in members]
+            splits = [split for split in SPLITS if {f"x_{split}", f"y_{split}"} & members]
+            wanted = [f"{axis}_{split}" for split in splits or SPLITS for axis in "xy"]
+            missing = [name for name in wanted if name not in members]
             if missing:
+                names = ", ".join(sorted(members))[:200]
                 raise InputError(
-                    f"{path} has no array {', '.join(missing)}; it needs {', '.join(ARRAYS)} and has "
-                    f"{', '.join(sorted(members)) or 'none'}"
+                    f"{printable(path)} has no array {', '.join(missing)}; it needs {', '.join(ARRAYS)} and has "
+                    f"{names.encode('utf-8', 'backslashreplace').decode() or 'none'}"
                 )
-            for name in ARRAYS:
-                stored = archive.getinfo(f"{name}.npy").compress_size
+            for name in wanted:
+                # What the directory says may be a lie.
+                stored = min(archive.getinfo(f"{name}.npy").compress_size, path.stat().st_size)
                 with archive.open(f"{name}.npy") as member:
-                    shape, dtype = _npy_header(member)
-                what = f"{path}: {name}"
-                if dtype.hasobject:
-                    raise InputError(f"{what} is a pickled array; pickles are never read, save it with a plain dtype")
-                (check_images if name.startswith("x_") else check_labels)(shape, dtype, what)
-                _check_size(what, shape, dtype.itemsize, stored)
-        file.seek(0)
-        with np.load(file, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in ARRAYS}
+                    _check_npy(f"{printable(path)}: {name}", name, stored, member)
+            for split in splits:
+                with archive.open(f"x_{split}.npy") as images, archive.open(f"y_{split}.npy") as labels:
+                    what = f"{printable(path)}: y_{split}"
+                    (count, *_), _, _ = npy_header(images)
+                    (length, *_), _, dtype = npy_header(labels)
+                    values = np.frombuffer(_exactly(labels, length * dtype.itemsize, what), dtype)
+                    yield split, Announced(count, checked_labels(values, what), _image_chunks(images, count, path))
 
 
-def _npy_header(file: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    if np.lib.format.read_magic(file) == (1, 0):
-        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-    else:
-        shape, _, dtype = np.lib.format.read_array_header_2_0(file)
-    return shape, dtype
+def _check_npy(what: str, name: str, stored: int, member: Any) -> None:
+    """Check what an array in an `.npz` file announces, before any of it is read."""
+    shape, fortran_order, dtype = npy_header(member)
+    if dtype.hasobject:
+        raise InputError(f"{what} is a pickled array; pickles are never read, save it with a plain dtype")
+    (check_images if name.startswith("x_") else check_labels)(shape, dtype, what)
+    if fortran_order and len(shape) > 1:
+        raise InputError(f"{what} is stored column after column; save it with numpy.ascontiguousarray")
+    _check_size(what, shape, dtype.itemsize, stored)
 
 
-def read_idx_folder(folder: Path) -> Arrays:
-    """The arrays of a folder with MNIST's four IDX files, each gzipped (`.gz`) or not."""
-    arrays = {}
+def _has_idx_files(folder: Path) -> bool:
+    return any((folder / f"{stem}{suffix}").exists() for stem in IDX_FILES.values() for suffix in ("", ".gz"))
+
+
+def _idx(folder: Path) -> Iterator[tuple[Split, Announced]]:
+    """The splits of a folder with MNIST's IDX files, each gzipped (`.gz`) or not."""
+    paths: dict[str, Path] = {}
     for name, stem in IDX_FILES.items():
-        candidates = [folder / stem, folder / f"{stem}.gz"]
-        path = next((path for path in candidates if path.is_file()), None)
-        if path is None:
+        for path in (folder / stem, folder / f"{stem}.gz"):
+            if path.is_file():
+                check_link(path, folder)
+                paths.setdefault(name, path)
+    for split in SPLITS:
+        names = (f"x_{split}", f"y_{split}")
+        missing = [IDX_FILES[name] for name in names if name not in paths]
+        if len(missing) == len(names):
+            continue
+        if missing:
+            stem = missing[0]
             raise InputError(
-                f"{folder} has no {stem} and no {stem}.gz; it needs {', '.join(IDX_FILES.values())}, gzipped or not"
+                f"{printable(folder)} has no {stem} and no {stem}.gz; it needs {', '.join(IDX_FILES.values())}, "
+                "gzipped or not"
             )
-        with _named_errors(path), gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            arrays[name] = _read_idx(file, path, images=name.startswith("x_"))
-    return arrays
+        images, labels = (paths[name] for name in names)
+        with _opened(images) as x, _opened(labels) as y:
+            (count, *_) = _idx_header(x, images, IDX_IMAGES)
+            (length,) = _idx_header(y, labels, IDX_LABELS)
+            with _named_errors(labels):
+                values = np.frombuffer(_exactly(y, length, printable(labels)), np.uint8)
+            checked = checked_labels(values, f"{printable(folder)}: y_{split}")
+            yield split, Announced(count, checked, _image_chunks(x, count, images))
 
 
-def _read_idx(file: BinaryIO | gzip.GzipFile, path: Path, *, images: bool) -> npt.NDArray[np.uint8]:
-    expected_magic, dimensions = (IDX_IMAGES, 3) if images else (IDX_LABELS, 1)
-    header = file.read(4 + 4 * dimensions)
+def _opened(path: Path) -> BinaryIO | gzip.GzipFile:
+    with _named_errors(path):
+        return gzip.open(path) if path.suffix == ".gz" else path.open("rb")
+
+
+def _idx_header(file: BinaryIO | gzip.GzipFile, path: Path, expected: int) -> list[int]:
+    """The shape that an IDX file announces."""
+    dimensions, kind = (3, "images") if expected == IDX_IMAGES else (1, "labels")
+    with _named_errors(path):
+        header = file.read(4 + 4 * dimensions)
     if len(header) < 4 + 4 * dimensions:
-        raise InputError(f"{path} is cut short: {len(header)} bytes, less than its header")
+        raise InputError(f"{printable(path)} is cut short: {len(header)} bytes, less than its header")
     magic, *shape = struct.unpack(f">{1 + dimensions}I", header)
-    if magic != expected_magic:
+    if magic != expected:
         raise InputError(
-            f"{path} starts with {magic:#010x}; an IDX file of {'images' if images else 'labels'} "
-            f"starts with {expected_magic:#010x}"
+            f"{printable(path)} starts with {magic:#010x}; an IDX file of {kind} starts with {expected:#010x}"
         )
-    if images and tuple(shape[1:]) != IMAGE_SHAPE:
-        raise InputError(f"{path} announces shape {tuple(shape)}; images need shape (n, 28, 28)")
-    size = _check_size(str(path), shape, 1, path.stat().st_size)
-    content = file.read(size + 1)
+    if kind == "images" and tuple(shape[1:]) != IMAGE_SHAPE:
+        raise InputError(f"{printable(path)} announces shape {tuple(shape)}; images need shape (n, 28, 28)")
+    _check_size(printable(path), shape, 1, path.stat().st_size)
+    return shape
+
+
+def _image_chunks(file: Any, count: int, path: Path) -> Iterator[UInt8]:
+    """The images that a file, or a member of it, goes on with; they must be its end."""
+    size = math.prod(IMAGE_SHAPE)
+    with _named_errors(path):
+        for start in range(0, count, CHUNK):
+            images = min(CHUNK, count - start)
+            content = _exactly(file, images * size, printable(path), start * size, (count - start - images) * size)
+            yield np.frombuffer(content, np.uint8).reshape(-1, *IMAGE_SHAPE)
+
+
+def _exactly(file: Any, size: int, what: str, before: int = 0, after: int = 0) -> bytes:
+    """The next `size` bytes, with `before` and `after` the rest of what was announced; after all of it must be the end.
+
+    One byte more is asked for to see that: then the checksums of zip and gzip files, which come last, are verified too.
+    """
+    content: bytes = file.read(size + (not after))
     if len(content) != size:
         raise InputError(
-            f"{path} announces {shape[0]:,} items, {size:,} bytes, but "
-            + (f"holds only {len(content):,}: it is cut short" if len(content) < size else "goes on after them")
+            f"{what} announces {before + size + after:,} bytes, but "
+            + (
+                f"holds only {before + len(content):,}: it is cut short"
+                if len(content) < size
+                else "goes on after them"
+            )
             + "; fetch it again"
         )
-    return np.frombuffer(content, np.uint8).reshape(shape)
+    return content
 
 
-def _check_size(what: str, shape: Sequence[int], itemsize: int, stored: int) -> int:
-    """Bytes of an array, once it is known that `stored` bytes, deflated or not, can hold it: before memory is taken."""
-    size = math.prod(shape) * itemsize
-    if size > max(stored, 1) * DEFLATE_LIMIT:
+def _pictures(folder: Path) -> Iterator[tuple[Split, Announced]]:
+    """The splits of a folder of pictures: `0/` to `9/` for training, or those in `train/` and in `test/`."""
+    with _named_errors(folder):
+        names = [entry.name for entry in _entries(folder)]
+    digits = [str(digit) for digit in range(DIGITS)]
+    if not set(names) & {*digits, *SPLITS}:
         raise InputError(
-            f"{what} announces {size:,} bytes, more than its {stored:,} stored bytes can hold; fetch it again"
+            f"{printable(folder)} has no {', no '.join(IDX_FILES.values())}, and no folder of pictures 0 to 9; it is "
+            f"none of the forms that can be read: {FORMS}"
         )
-    return size
+    unknown = [name for name in names if name not in {*digits, *SPLITS}]
+    if unknown:
+        raise InputError(
+            f"{printable(folder / unknown[0])} is not expected there: a folder of pictures has folders 0 to 9, or "
+            "train and test with such folders, and nothing else"
+        )
+    if "train" in names and set(names) & set(digits):
+        raise InputError(f"{printable(folder)} has train and folders 0 to 9 beside it; move the one into the other")
+    for split in SPLITS:
+        root = folder / split if split in names else folder
+        if root == folder and (split == "test" or not set(names) & set(digits)):
+            continue
+        with _named_errors(root):
+            pictures = _labelled(root)
+        if len(pictures) > MOST_IMAGES:
+            raise InputError(f"{printable(root)} has {len(pictures):,} pictures, more than {MOST_IMAGES:,}; split it")
+        labels = np.array([label for label, _ in pictures], np.uint8)
+        yield split, Announced(len(pictures), labels, _picture_chunks([path for _, path in pictures]))
+
+
+def _labelled(root: Path) -> list[tuple[int, Path]]:
+    """The pictures in the folders 0 to 9, sorted by digit and name."""
+    pictures = []
+    for entry in _entries(root):
+        path = root / entry.name
+        if not (entry.is_dir() and entry.name in map(str, range(DIGITS))):
+            raise InputError(f"{printable(path)} is not expected there: a folder of pictures has folders 0 to 9")
+        for picture in _entries(path):
+            if not picture.is_file():
+                raise InputError(f"{printable(path / picture.name)} is no file: a digit's folder holds pictures only")
+            pictures.append((int(entry.name), path / picture.name))
+    return pictures
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    """What lies in a folder, by name; hidden files, such as those that file managers leave, are none of the data."""
+    with os.scandir(folder) as found:
+        entries = sorted((entry for entry in found if not entry.name.startswith(".")), key=lambda entry: entry.name)
+    for entry in entries:
+        path = folder / entry.name
+        try:
+            entry.name.encode()
+        except UnicodeEncodeError:
+            raise InputError(f"{printable(path)} has a name that is not UTF-8; rename it") from None
+        if entry.is_symlink():
+            check_link(path, folder)
+    return entries
+
+
+def _picture_chunks(paths: Sequence[Path]) -> Iterator[UInt8]:
+    # Imported here: only this form needs it.
+    from mnist_tasks.images import read_digit
+
+    for start in range(0, len(paths), CHUNK):
+        yield np.stack([read_digit(path) for path in paths[start : start + CHUNK]])
+
+
+def check_link(path: Path, folder: Path) -> None:
+    """Refuse a link that leads out of the folder: what it shows is not what was dropped there."""
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise InputError(f"{printable(path)} is a link that leads out of its folder; put a copy in its place")
+
+
+def checked_labels(labels: npt.NDArray[Any], what: str) -> UInt8:
+    """The labels as uint8, once each is a digit."""
+    outside = np.flatnonzero((labels < 0) | (labels >= DIGITS))
+    if outside.size:
+        raise InputError(
+            f"{what}[{outside[0]}] is {labels[outside[0]]}, but labels go from 0 to {DIGITS - 1}; "
+            f"{outside.size:,} of {len(labels):,} labels are outside"
+        )
+    return labels.astype(np.uint8)
+
+
+def _check_size(what: str, shape: Sequence[int], itemsize: int, stored: int) -> None:
+    """Check what an array announces against the bytes that are stored, deflated or not: before memory is taken."""
+    size, limit = math.prod(shape) * itemsize, IMAGES_LIMIT if len(shape) > 1 else DEFLATE_LIMIT
+    if size > max(stored, 1) * limit:
+        raise InputError(
+            f"{what} announces {size:,} bytes, more than its {stored:,} stored bytes can hold, {limit} times as many; "
+            "fetch it again"
+        )
+    if shape[0] > MOST_IMAGES:
+        raise InputError(f"{what} announces {shape[0]:,} items, more than {MOST_IMAGES:,}; split it")
+
+
+def printable(path: Path) -> str:
+    """A path for a message: a name that is not UTF-8, which no log could take, is written with escapes."""
+    return str(path).encode("utf-8", "backslashreplace").decode()
 
 
 @contextmanager
@@ -180,7 +416,8 @@ def _named_errors(path: Path) -> Iterator[None]:
         yield
     except PermissionError as error:
         raise InputError(
-            f"{path} cannot be read: {error.strerror}; give the user that runs the tasks access"
+            f"{printable(path)} cannot be read: {error.strerror}; give the user that runs the tasks access"
         ) from error
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-        raise InputError(f"{path} is corrupt or cut short: {error}; fetch it again") from error
+    # RuntimeError is an encrypted zip file, NotImplementedError under it one with an unknown compression.
+    except (OSError, EOFError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+        raise InputError(f"{printable(path)} is corrupt or cut short: {error}; fetch it again") from error

@@ -44,6 +44,19 @@ class Workspace:
     def models(self) -> Path:
         return self.root / "models"
 
+    def inbox(self, name: str | None) -> Path | None:
+        """The folder that batches are dropped into.
+
+        Args:
+            name: a path, below the root if it is relative; `none` for no inbox; None for `inbox`, if there is one.
+        """
+        if name == "none":
+            return None
+        if name is None:
+            usual = self.root / "inbox"
+            return usual if usual.exists() else None
+        return self.root / Path(name).expanduser()
+
     def run(self, run_id: str) -> Path:
         """The folder of a run's working files, made if needed; raises as `run_folder`."""
         folder = self.run_folder(run_id)

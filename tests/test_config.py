@@ -15,6 +15,13 @@ from mnist_tasks.models import ARCHITECTURES
 # A bad value of a parameter, and the words that refuse it; tests/dags checks that the form says the same.
 BAD_VALUES: list[tuple[str, Any, str]] = [
     ("source", "", "'' should be non-empty"),
+    ("inbox", "", "'' should be non-empty"),
+    ("on_bad_batch", "drop", "'drop' is not one of ['quarantine', 'fail']"),
+    ("max_wrong_labels", 5, "5 is greater than the maximum of 1"),
+    ("max_duplicates", -1, "-1 is less than the minimum of 0"),
+    ("min_digit_share", 0.2, "0.2 is greater than the maximum of 0.1"),
+    ("max_label_drift", 2, "2 is greater than the maximum of 1"),
+    ("max_pixel_drift", -0.1, "-0.1 is less than the minimum of 0"),
     ("recipe", "resnet", "'resnet' is not one of ['classic', 'classic-fast', 'cnn-fast', 'cnn', 'cnn-best']"),
     ("architecture", "resnet", "'resnet' is not one of ['mlp', 'cnn-2', 'cnn-4', 'cnn-5', None]"),
     ("hidden_units", 0, "0 is less than the minimum of 1"),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ import pytest
 from mnist_tasks.dataset import ARRAYS, Dataset, Digits
 from mnist_tasks.errors import InputError
 from mnist_tasks.load import load
+from tests.forms import write_npz
 from tests.helpers import small_disk
 
 
@@ -45,7 +48,7 @@ def test_a_second_load_reuses_the_snapshot(npz: Path, tmp_path: Path) -> None:
 
 def test_a_known_source_is_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     load("builtin", tmp_path)
-    monkeypatch.setattr("mnist_tasks.load.read_source", lambda _: pytest.fail("read again"))
+    monkeypatch.setattr("mnist_tasks.load.fetch", lambda *_: pytest.fail("read again"))
 
     assert load("builtin", tmp_path).reused
 
@@ -98,6 +101,25 @@ def test_a_full_disk_leaves_no_half_snapshot(npz: Path, tmp_path: Path) -> None:
         with pytest.raises(OSError, match="No space left"):
             load(str(npz), disk)
         assert [path.name for path in disk.iterdir()] == [".lock"]
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_source(mnist: Digits, tmp_path: Path) -> None:
+    """In processes of their own: once, and four times as many images, of which the rules are checked as well."""
+    script = (
+        "import sys\nfrom pathlib import Path\nfrom mnist_tasks.config import DataRules\n"
+        "from mnist_tasks.load import load\n"
+        "from mnist_tasks.runtime import peak_memory_mb\n"
+        "load(sys.argv[1], Path(sys.argv[2]), rules=DataRules(max_duplicates=1))\nprint(peak_memory_mb())"
+    )
+    peaks = {}
+    for times in (1, 4):
+        source = write_npz(tmp_path / f"{times}", np.tile(mnist.x_train, (times, 1, 1)), np.tile(mnist.y_train, times))
+        command = [sys.executable, "-c", script, str(source), str(tmp_path / "datasets")]
+        peaks[times] = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+    # 180,000 more images are 141 MB; what may grow is their hashes and labels, 1.6 MB, held some times over.
+    assert peaks[4] - peaks[1] < 30, peaks
 
 
 def test_the_description_is_plain_json(npz: Path, tmp_path: Path) -> None:

@@ -71,6 +71,26 @@ class Check(Document):
     message: str = ""
 
 
+class Batch(Document):
+    """What became of one batch of the inbox."""
+
+    name: str
+    verdict: str = ""
+    reason: str = ""
+    train_images: int = 0
+    test_images: int = 0
+    picture: str | None = None
+    checks: list[Check] = []
+
+
+class Data(Document):
+    """`data/validation.json`: what the task load has checked."""
+
+    source: str = ""
+    checks: list[Check] = []
+    batches: list[Batch] = []
+
+
 class Decision(Document):
     """`decision.json`."""
 

@@ -20,7 +20,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from mnist_tasks.errors import ModelError
 from mnist_tasks.registry import DECISION, EVALUATION, METADATA, WAY_OUT, ModelDirectory, Version
-from mnist_ui.documents import Check, Decision, Epoch, Evaluation, Metrics, Training
+from mnist_ui.documents import Check, Data, Decision, Epoch, Evaluation, Metrics, Training
 
 FIGURES = {
     "recall.png": "Recall of each digit: the candidate's and the champion's. The table of the digits has the numbers.",
@@ -29,11 +29,21 @@ FIGURES = {
     "training.png": "Loss and accuracy of each epoch. The table of the epochs has the numbers.",
 }
 
+# What the task load draws of the data, in a folder of its own.
+MEANS = "means.png"
+MEANS_TEXT = "The mean image of each digit in the training set, from 0 on the left to 9 on the right."
+SHEET = re.compile(r"batch-[0-9]{2,6}\.png")
+SHEET_TEXT = (
+    "Contact sheet of the batch {}: a row for each digit, from 0 to 9, with images that are labelled so. Framed are "
+    "those of which the label is doubted."
+)
+
 T = TypeVar("T")
 TRAINING = TypeAdapter(Training)
 HISTORY = TypeAdapter(list[Epoch])
 EVALUATED = TypeAdapter(Evaluation)
 DECIDED = TypeAdapter(Decision)
+LOADED = TypeAdapter(Data)
 DATASET = TypeAdapter(dict[str, Any])
 
 
@@ -165,6 +175,7 @@ class Report:
     history: list[Epoch] = field(default_factory=list)
     evaluation: Evaluation | None = None
     decision: Decision | None = None
+    data: Data | None = None
     dataset: dict[str, Any] = field(default_factory=dict)
     figures: dict[str, str] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
@@ -199,14 +210,19 @@ def report(folder: Path, datasets: Path, training: str = "training.json") -> Rep
     found.decision = _read(folder / DECISION, DECIDED, found.problems)
     if found.training and re.fullmatch("[0-9a-f]{64}", found.training.dataset or ""):
         found.dataset = _read(datasets / str(found.training.dataset) / "dataset.json", DATASET, []) or {}
-    found.figures = {name: text for name, text in FIGURES.items() if figure(folder, name)}
+    found.data = _read(folder / "data" / "validation.json", LOADED, found.problems)
+    batches = found.data.batches if found.data else []
+    sheets = {batch.picture: SHEET_TEXT.format(batch.name) for batch in batches if batch.picture}
+    texts = {**FIGURES, MEANS: MEANS_TEXT, **sheets}
+    found.figures = {name: text for name, text in texts.items() if figure(folder, name)}
     return found
 
 
 def figure(folder: Path, name: str) -> Path | None:
-    """The file of a candidate's figure; None if there is none."""
-    path = folder / "figures" / name
-    return path if name in FIGURES and plain_file(path, folder.parent) else None
+    """The file of a figure of a candidate or of its data; None if there is none."""
+    of_data = name == MEANS or SHEET.fullmatch(name)
+    path = folder / ("data" if of_data else "figures") / name
+    return path if (of_data or name in FIGURES) and plain_file(path, folder.parent) else None
 
 
 def damage(models: ModelDirectory, version: Version) -> list[str]:

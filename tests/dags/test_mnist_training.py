@@ -16,10 +16,12 @@ from airflow.sdk.exceptions import ParamValidationError
 
 from mnist_tasks import config
 from mnist_tasks.config import RunConfig
+from mnist_tasks.dataset import Digits
 from mnist_tasks.errors import InputError
 from mnist_tasks.registry import ModelDirectory
 from mnist_tasks.workspace import Workspace
 from tests.dags.conftest import DAGS, states
+from tests.forms import done, write_npz
 from tests.helpers import ANYTHING
 from tests.test_config import BAD_VALUES
 
@@ -155,6 +157,31 @@ def test_a_rejection_fails_the_run_if_that_is_asked_for(dag: DAG, home: Workspac
     (promote,) = (task for task in run.get_task_instances() if task.task_id == "promote")
     assert (promote.state, promote.try_number) == ("failed", 1)
     assert json.loads((home.run(run.run_id) / "decision.json").read_text())["outcome"] == "rejected"
+
+
+def test_a_run_takes_the_inbox_in_and_leaves_a_bad_batch_out(
+    dag: DAG, home: Workspace, npz: Path, mnist: Digits
+) -> None:
+    inbox = home.root / "inbox"
+    inbox.mkdir()
+    done(write_npz(inbox / "good", mnist.x_train[-100:], mnist.y_train[-100:]))
+    done(write_npz(inbox / "leak", mnist.x_test[:100], mnist.y_test[:100]))
+
+    run = dag.test(run_conf={**FAST, "source": str(npz)})
+
+    assert run.state == "success"
+    report = json.loads((home.run(run.run_id) / "data" / "validation.json").read_text())
+    assert {batch["name"]: batch["verdict"] for batch in report["batches"]} == {
+        "good.npz": "merged",
+        "leak.npz": "quarantined",
+    }
+    champion = ModelDirectory(home.models).champion()
+    assert champion
+    assert champion.metadata()["dataset"] == report["dataset"]
+    strict = dag.test(run_conf={**FAST, "source": str(npz), "on_bad_batch": "fail"})
+    assert strict.state == "failed"
+    without = dag.test(run_conf={**FAST, "source": str(npz), "on_bad_batch": "fail", "inbox": "none"})
+    assert without.state == "success"
 
 
 def test_bad_data_fails_at_once_without_a_retry(dag: DAG, home: Workspace) -> None:

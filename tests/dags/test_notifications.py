@@ -221,7 +221,7 @@ def test_a_rejection_that_fails_the_run_is_told_once_and_as_a_rejection(
 def test_a_task_that_is_retried_is_told_of_once_it_has_failed_for_good(
     dag: DAG, home: Workspace, notify: Notify, chat: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*_: Any) -> None:
+    def full(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
 
     notify(CHAT)

@@ -517,6 +517,7 @@ def test_hostile_words_in_documents_are_shown_as_they_are(
         epochs = [{"number": 1, "metrics": {text: 0.5}, "seconds": 1}]
         (folder / "history.json").write_text(json.dumps(epochs))
     change(home.dataset(DIGEST) / "dataset.json", source=text, **{text: text})
+    checked_data(home.run_folder(run_id), text)
     event = {"time": NOW.isoformat(), "event": text, "from": 1, "to": 1, "reason": text, "published_by": f"__{text}"}
     with home.models.joinpath("history.jsonl").open("a") as lines:
         lines.write(json.dumps(event) + f"\n{text}\n")
@@ -847,6 +848,62 @@ def test_only_the_figures_of_the_pages_are_served(browser: Browser, home: Worksp
     assert (home.run_folder(promoted) / "figures" / "confusion.png").exists()
     for folder in ("/models/1", f"/runs/mnist_training/{promoted}"):
         assert browser.ask_raw(f"{folder}/figures/{name}").status in (307, 404)
+
+
+def checked_data(run: Path, name: str = "from the scanner") -> None:
+    """What `load` writes about a source and a batch of the inbox that was left out."""
+    checks = [
+        {"rule": rule, "metric": "images", "slice": "train", "value": value, "bound": 0, "baseline": None}
+        | {"verdict": "failed" if value else "passed", "message": f"{value} of 300 training images"}
+        for rule, value in (("conflicts", 3), ("blank", 0))
+    ]
+    batch = {
+        "name": name,
+        "verdict": "quarantined",
+        "reason": f"{name}: 3 of 300",
+        "train_images": 300,
+        "test_images": 0,
+    }
+    waiting = {"name": "half", "verdict": "waiting", "reason": "it is not complete yet", "checks": []}
+    (run / "data").mkdir()
+    document = {
+        "source": "builtin",
+        "checks": checks[1:],
+        "batches": [{**batch, "picture": "batch-01.png", "checks": checks}, waiting],
+    }
+    write_json(run / "data" / "validation.json", document)
+    for picture in ("means.png", "batch-01.png"):
+        (run / "data" / picture).write_bytes(PNG)
+
+
+def test_a_run_shows_its_data_and_why_a_batch_was_left_out(browser: Browser, home: Workspace, promoted: str) -> None:
+    address = f"/runs/mnist_training/{promoted}"
+    assert "Mean image" not in browser.get(address).html
+    checked_data(home.run_folder(promoted))
+
+    page = browser.get(address)
+
+    assert "Batch from the scanner: quarantined from the scanner: 3 of 300" in page.text
+    assert "failed conflicts images train 3.0000 0.0000 3 of 300 training images" in page.text
+    assert "Batch half: waiting it is not complete yet" in page.text
+    assert 'alt="Contact sheet of the batch from the scanner: a row for each digit' in page.html
+    assert 'alt="The mean image of each digit' in page.html
+    for name in ("means.png", "batch-01.png"):
+        assert browser.ask(f"{address}/figures/{name}").body == PNG
+    for name in ("batch-02.png", "validation.json", "batch-1.png", "batch-01.png.png"):
+        assert browser.ask_raw(f"{address}/figures/{name}").status == 404
+
+
+def test_pictures_of_the_data_are_not_read_through_links(browser: Browser, home: Workspace, promoted: str) -> None:
+    data = home.run_folder(promoted) / "data"
+    checked_data(data.parent)
+    for name in ("batch-01.png", "validation.json"):
+        plant(data / name, home.root.parent / f"outside {name}", Path.symlink_to)
+
+    page = browser.get(f"/runs/mnist_training/{promoted}")
+
+    assert "validation.json is no file of this folder" in page.text
+    assert browser.ask(f"/runs/mnist_training/{promoted}/figures/batch-01.png").status == 404
 
 
 def test_the_run_of_another_dag_has_no_model(browser: Browser, home: Workspace, airflow: Airflow) -> None:

@@ -1,0 +1,51 @@
+"""Labelled digits written in each form that a source or a batch may have."""
+
+from __future__ import annotations
+
+import gzip
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from mnist_tasks.dataset import UInt8
+from mnist_tasks.sources import IDX_FILES
+from tests.helpers import Array
+
+
+def idx(array: Array) -> bytes:
+    """An array of unsigned bytes as an IDX file."""
+    return struct.pack(f">{1 + array.ndim}I", 0x800 + array.ndim, *array.shape) + array.tobytes()
+
+
+def write_npz(path: Path, images: UInt8, labels: UInt8, split: str = "train") -> Path:
+    path = path.with_name(f"{path.name}.npz")
+    arrays: dict[str, Any] = {f"x_{split}": images, f"y_{split}": labels}
+    np.savez_compressed(path, **arrays)
+    return path
+
+
+def write_idx(path: Path, images: UInt8, labels: UInt8, split: str = "train") -> Path:
+    path.mkdir(parents=True)
+    (path / IDX_FILES[f"x_{split}"]).write_bytes(idx(images))
+    (path / f"{IDX_FILES[f'y_{split}']}.gz").write_bytes(gzip.compress(idx(labels)))
+    return path
+
+
+def write_pngs(path: Path, images: UInt8, labels: UInt8, split: str = "train") -> Path:
+    for number, (image, label) in enumerate(zip(images, labels, strict=True)):
+        folder = path / split / str(label) if split == "test" else path / str(label)
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(folder / f"{len(images) - number}.png")
+    return path
+
+
+FORMS = {"npz": write_npz, "IDX": write_idx, "PNG": write_pngs}
+
+
+def done(batch: Path) -> Path:
+    """Mark a batch as complete."""
+    batch.with_name(f"{batch.name}.done").touch()
+    return batch
