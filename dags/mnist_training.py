@@ -9,7 +9,7 @@ from typing import Any
 
 from airflow.sdk import chain, dag, task
 from airflow.sdk.exceptions import AirflowSkipException
-from mnist_common import CHAMPION, Context, Rejected, XCom, form, no_retry_for_bad_input, time_to_wait
+from mnist_common import CHAMPION, Context, ModelLink, Rejected, XCom, form, no_retry_for_bad_input, time_to_wait
 from mnist_notify import tell_failure, tell_promotion, tell_rejection
 
 from mnist_tasks import config
@@ -131,9 +131,12 @@ def mnist_training() -> None:
         from mnist_approve import Approve
 
         approve = Approve(task_id="approve", wait=APPROVAL)
-        chain(evaluated, approve, promote(approve.output))
+        promoted: Any = promote(approve.output)
+        chain(evaluated, approve, promoted)
     else:
-        chain(evaluated, promote())
+        promoted = promote()
+        chain(evaluated, promoted)
+    promoted.operator.operator_extra_links = (ModelLink(),)
 
 
 mnist_training()

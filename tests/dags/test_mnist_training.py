@@ -8,6 +8,7 @@ import subprocess
 import sys
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -87,6 +88,18 @@ def test_the_model_is_an_asset_of_promote(dag: DAG) -> None:
     assert asset.uri.endswith("/models/champion")
 
 
+def test_promote_alone_has_a_button_that_leads_to_the_models_page(dag: DAG, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended = SimpleNamespace(dag_id="mnist_training", run_id="manual__2026-11-24T12:21:24+00:00")
+
+    (link,) = dag.get_task("promote").operator_extra_links
+    assert [task.task_id for task in dag.tasks if task.operator_extra_links] == ["promote"]
+    path = "/dags/mnist_training/runs/manual__2026-11-24T12%3A21%3A24%2B00%3A00/plugin/mnist-run"
+    assert (link.name, link.get_link(dag.get_task("promote"), ti_key=ended)) == ("Model", path)
+
+    monkeypatch.setenv("AIRFLOW__API__BASE_URL", "https://airflow.example.com/team/")
+    assert link.get_link(dag.get_task("promote"), ti_key=ended) == f"/team{path}"
+
+
 def test_schedule_queue_and_pool_come_from_the_environment() -> None:
     answer = parse(MNIST_SCHEDULE="0 4 * * 1", MNIST_GPU_QUEUE="gpu", MNIST_GPU_POOL="gpus")
 
@@ -125,11 +138,25 @@ def test_the_form_refuses_bad_values_with_the_words_of_the_functions(
     assert str(form.value).splitlines()[0] == str(function.value).removeprefix(f"{name}: ")
 
 
-def test_a_run_promotes_and_the_next_one_is_rejected(dag: DAG, home: Workspace, npz: Path) -> None:
+def test_a_run_promotes_and_the_next_one_is_rejected(
+    dag: DAG, home: Workspace, npz: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="mnist_tasks")
+
     promoted = dag.test(run_conf={**FAST, "source": str(npz)})
 
     assert promoted.state == "success"
     assert set(states(promoted).values()) == {"success"}
+    reports = [record.getMessage() for record in caplog.records if record.name.startswith("mnist_tasks.")]
+    assert [line.split()[0] for line in reports if " took " in line] == [
+        "load",
+        "normalize",
+        "train",
+        "evaluate",
+        "promote",
+    ]
+    ends = [0, *(number for number, line in enumerate(reports, start=1) if " took " in line)]
+    assert [reports[end].split()[0] for end in ends[:-1]] == ["reading"] * 5  # each log begins with what is read
     champion = ModelDirectory(home.models).champion()
     assert champion
     assert champion.number == 1
