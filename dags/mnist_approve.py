@@ -10,7 +10,7 @@ from typing import Any
 from airflow.providers.standard.operators.hitl import HITLOperator
 from airflow.sdk import Param
 from airflow.sdk.exceptions import TaskAwaitingInput
-from mnist_common import Context, model_page, no_retry_for_bad_input
+from mnist_common import Context, model_page, no_retry_for_bad_input, skip_as_before
 from mnist_notify import tell, waiting
 
 from mnist_tasks.config import RunConfig
@@ -47,6 +47,7 @@ class Approve(HITLOperator):
                 )
             },
             response_timeout=wait,
+            trigger_rule="none_failed",
             **arguments,
         )
         self.wait = in_words(wait)
@@ -56,6 +57,7 @@ class Approve(HITLOperator):
         """Ask, and leave the worker until there is an answer."""
         from mnist_tasks.files import read_json, sha256
 
+        skip_as_before(context["ti"].xcom_pull(task_ids="evaluate"), context["run_id"])
         policy = RunConfig.from_parameters({k: v for k, v in context["params"].items() if k != COMMENT}).gate
         run = Workspace.from_environment().run(context["run_id"])
         self.log.info("reading the evaluation in %s", run)

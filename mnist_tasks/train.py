@@ -18,6 +18,7 @@ from mnist_tasks.dataset import Dataset
 from mnist_tasks.errors import InputError
 from mnist_tasks.events import EventFiles
 from mnist_tasks.files import new_folder, remove_staging_folders, write_atomically, write_json
+from mnist_tasks.fingerprint import NOT_IN_THE_RECIPE, fingerprint
 from mnist_tasks.fit import Epoch, Rows, build, fit
 from mnist_tasks.models import export, published_model, trainable_model, weights_sha256
 from mnist_tasks.provenance import git_commit, hardware, library_versions
@@ -28,9 +29,6 @@ if TYPE_CHECKING:
     import keras
 
 log = logging.getLogger(__name__)
-
-# Settings that change nothing about the weights, so that a training may go on under others.
-NOT_IN_THE_RECIPE = {"device", "tensorboard"}
 
 
 @dataclass(frozen=True)
@@ -82,6 +80,7 @@ def train(dataset_folder: Path, config: TrainConfig, run: Path) -> Trained:
             log.info("%s: %s", name, value)
     recipe = config.model_dump(exclude=NOT_IN_THE_RECIPE)
     origin = {"config": recipe, "dataset": dataset.digest, "library_versions": library_versions()}
+    origin["fingerprint"] = fingerprint(dataset.digest, config)
     checkpoint = Checkpoint(run / "checkpoint.npz", origin, writable=writes)
 
     with _out_of_memory_named(config):

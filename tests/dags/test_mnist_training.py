@@ -89,15 +89,16 @@ def test_the_model_is_an_asset_of_promote(dag: DAG) -> None:
 
 
 def test_promote_alone_has_a_button_that_leads_to_the_models_page(dag: DAG, monkeypatch: pytest.MonkeyPatch) -> None:
-    ended = SimpleNamespace(dag_id="mnist_training", run_id="manual__2026-11-24T12:21:24+00:00")
+    ended: Any = SimpleNamespace(dag_id="mnist_training", run_id="manual__2026-11-24T12:21:24+00:00")
 
-    (link,) = dag.get_task("promote").operator_extra_links
+    promote: Any = dag.get_task("promote")
+    (link,) = promote.operator_extra_links
     assert [task.task_id for task in dag.tasks if task.operator_extra_links] == ["promote"]
     path = "/dags/mnist_training/runs/manual__2026-11-24T12%3A21%3A24%2B00%3A00/plugin/mnist-run"
-    assert (link.name, link.get_link(dag.get_task("promote"), ti_key=ended)) == ("Model", path)
+    assert (link.name, link.get_link(promote, ti_key=ended)) == ("Model", path)
 
     monkeypatch.setenv("AIRFLOW__API__BASE_URL", "https://airflow.example.com/team/")
-    assert link.get_link(dag.get_task("promote"), ti_key=ended) == f"/team{path}"
+    assert link.get_link(promote, ti_key=ended) == f"/team{path}"
 
 
 def test_schedule_queue_and_pool_come_from_the_environment() -> None:
