@@ -29,6 +29,11 @@ from mnist_tasks.workspace import Workspace
 # Cron, in UTC; empty for runs by hand only.
 SCHEDULE = os.environ.get("MNIST_SCHEDULE", "0 2 * * *") or None
 
+# How often to look into the inbox and start a run if something has come, such as 30s; empty for never.
+WATCH = time_to_wait("MNIST_WATCH_INBOX", os.environ.get("MNIST_WATCH_INBOX", ""))
+if WATCH:
+    from mnist_watch import watched
+
 # Where the tasks that want a GPU run. The pool must exist.
 GPU_QUEUE = os.environ.get("MNIST_GPU_QUEUE", "default")
 GPU_POOL = os.environ.get("MNIST_GPU_POOL", "default_pool")
@@ -38,7 +43,7 @@ APPROVAL = time_to_wait("MNIST_APPROVAL", os.environ.get("MNIST_APPROVAL", ""))
 
 
 @dag(
-    schedule=SCHEDULE,
+    schedule=watched(SCHEDULE, WATCH) if WATCH else SCHEDULE,
     catchup=False,
     max_active_runs=1,
     params=form(config.form()),
