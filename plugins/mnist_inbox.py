@@ -31,7 +31,7 @@ class InboxTrigger(BaseEventTrigger):
     """
 
     def __init__(self, *, folder: str, every: float) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.folder, self.every = folder, every
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
@@ -48,7 +48,7 @@ class InboxTrigger(BaseEventTrigger):
                 self.log.warning("the inbox %s cannot be watched now: %s", self.folder, error)
                 new = []
             if new:
-                yield TriggerEvent({"batches": new})
+                yield TriggerEvent({"batches": new})  # type: ignore[no-untyped-call]
             await asyncio.sleep(self.every)
 
     async def look(self) -> list[str]:
