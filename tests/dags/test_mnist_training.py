@@ -185,6 +185,29 @@ def test_a_rejection_fails_the_run_if_that_is_asked_for(dag: DAG, home: Workspac
     assert json.loads((home.run(run.run_id) / "decision.json").read_text())["outcome"] == "rejected"
 
 
+def test_a_run_on_which_nothing_has_changed_ends_at_train_and_tells_nobody(
+    dag: DAG, home: Workspace, npz: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MNIST_NOTIFY", json.dumps([{"notifier": "mnist_notify.WebhookNotifier", "url": "http://h"}]))
+    conf = {**FAST, "source": str(npz), "when_unchanged": "skip"}
+    assert set(states(dag.test(run_conf=conf)).values()) == {"success"}  # there was no champion yet
+    capfd.readouterr()
+
+    run = dag.test(run_conf=conf)
+
+    assert run.state == "success"
+    skipped = dict.fromkeys(("train", "evaluate", "promote"), "skipped")
+    assert states(run) == {"load": "success", "normalize": "success", **skipped}
+    output = capfd.readouterr().out
+    assert output.count("nothing has changed since version 1") >= 3  # in the log of each
+    assert "MNIST_NOTIFY" not in output
+    decision = json.loads((home.run(run.run_id) / "decision.json").read_text())
+    assert (decision["outcome"], decision["champion_version"]) == ("unchanged", 1)
+
+    assert set(states(dag.test(run_conf={**conf, "when_unchanged": None})).values()) == {"success"}  # by hand
+    assert set(states(dag.test(run_conf={**conf, "seed": 7})).values()) == {"success"}
+
+
 def test_bad_data_fails_at_once_without_a_retry(dag: DAG, home: Workspace) -> None:
     source = home.root / "bad.npz"
     source.write_bytes(b"no archive")
