@@ -592,7 +592,7 @@ def test_a_run_on_which_nothing_has_changed_says_so(
 
     page = browser.get(f"/runs/mnist_training/{run_id}")
 
-    assert "Unchanged. nothing has changed since version 1. The champion stays: version 1." in page.text
+    assert "Unchanged. nothing has changed since version 1. The champion stays: version 1 ." in page.text
     assert promoted not in page.text
 
 
