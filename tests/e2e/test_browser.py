@@ -336,11 +336,13 @@ def test_the_pages_follow_airflows_theme_fit_a_phone_and_are_for_everybody(
     phone.set_viewport_size({"width": 390, "height": 800})
     phone.emulate_media(color_scheme=theme)
     run = first_run.replace("+", "%2B")
-    for path in ("/mnist/models", "/mnist/models/1", f"/mnist/runs/mnist_training/{run}", "/mnist/models/999"):
-        phone.goto(ui.url + path)
+    paths = {"models": "models", "version": "models/1", "run": f"runs/mnist_training/{run}", "missing": "models/999"}
+    for name, path in paths.items():
+        phone.goto(f"{ui.url}/mnist/{path}")
         expect(phone.get_by_role("heading", level=1)).to_be_visible()
         expect(phone.locator("html")).to_have_class("dark" if theme == "dark" else "")
         assert phone.evaluate("document.documentElement.scrollWidth") <= 390
+        phone.screenshot(path=SCREENSHOTS / f"phone-{theme}-{name}.png")
         assert phone.evaluate(FAINT) == [], path
         reached = set()
         for _ in range(phone.evaluate(REACHABLE)):
@@ -349,5 +351,4 @@ def test_the_pages_follow_airflows_theme_fit_a_phone_and_are_for_everybody(
             assert (expected, seen) == (True, True), (path, element)
             reached.add(element)
         assert len(reached) == phone.evaluate(REACHABLE), path
-        phone.screenshot(path=SCREENSHOTS / f"phone-{theme}-{path.split('/')[2]}.png")
     phone.close()
