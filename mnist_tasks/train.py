@@ -80,8 +80,9 @@ def train(dataset_folder: Path, config: TrainConfig, run: Path) -> Trained:
             log.info("%s: %s", name, value)
     recipe = config.model_dump(exclude=NOT_IN_THE_RECIPE)
     origin = {"config": recipe, "dataset": dataset.digest, "library_versions": library_versions()}
-    origin["fingerprint"] = fingerprint(dataset.digest, config)
-    checkpoint = Checkpoint(run / "checkpoint.npz", origin, writable=writes)
+    traits = fingerprint(dataset.digest, config)
+    # Epochs of other code would make the fingerprint untrue.
+    checkpoint = Checkpoint(run / "checkpoint.npz", {**origin, "code": traits["code"]}, writable=writes)
 
     with _out_of_memory_named(config):
         with strategy.scope():
@@ -130,6 +131,7 @@ def train(dataset_folder: Path, config: TrainConfig, run: Path) -> Trained:
             {
                 **origin,
                 "config": config.model_dump(),
+                "fingerprint": traits,
                 "device": device,
                 "hardware": hardware(),
                 "git_commit": git_commit(),
