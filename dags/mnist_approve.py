@@ -6,13 +6,11 @@ from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urlsplit
 
 from airflow.providers.standard.operators.hitl import HITLOperator
 from airflow.sdk import Param
-from airflow.sdk.configuration import conf
 from airflow.sdk.exceptions import TaskAwaitingInput
-from mnist_common import Context, no_retry_for_bad_input
+from mnist_common import Context, model_page, no_retry_for_bad_input, skip_as_before
 from mnist_notify import tell, waiting
 
 from mnist_tasks.config import RunConfig
@@ -49,6 +47,7 @@ class Approve(HITLOperator):
                 )
             },
             response_timeout=wait,
+            trigger_rule="none_failed",
             **arguments,
         )
         self.wait = in_words(wait)
@@ -58,8 +57,10 @@ class Approve(HITLOperator):
         """Ask, and leave the worker until there is an answer."""
         from mnist_tasks.files import read_json, sha256
 
+        skip_as_before(context["ti"].xcom_pull(task_ids="evaluate"), context["run_id"])
         policy = RunConfig.from_parameters({k: v for k, v in context["params"].items() if k != COMMENT}).gate
         run = Workspace.from_environment().run(context["run_id"])
+        self.log.info("reading the evaluation in %s", run)
         evaluation = sha256(run / "evaluation.json")
         asked = question(run, policy, self.dag_id, self.wait)
         if asked is None:
@@ -139,11 +140,10 @@ def question(run: Path, policy: Policy, dag_id: str, wait: str) -> tuple[str, st
     against = (
         f"the champion's {champion['accuracy']:.4f} (version {champion['version']})" if champion else "no champion"
     )
-    root = urlsplit(conf.get("api", "base_url", fallback=None) or "").path.rstrip("/")
     body = [
         f"Run `{run.name}`: accuracy **{accuracy}** against {against}.",
         "",
-        f"[Figures, the worst mistakes and every check]({root}/dags/{dag_id}/runs/{quote(run.name)}/plugin/mnist-run)",
+        f"[Figures, the worst mistakes and every check]({model_page(dag_id, run.name)})",
         "",
     ]
     if decision.forced:

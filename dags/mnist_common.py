@@ -1,4 +1,4 @@
-"""What the DAGs share: the model as an asset, a trigger form's fields, and failures that no retry can mend."""
+"""What the DAGs share: the model as an asset, the way to its page, a trigger form's fields, failures past mending."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
+from urllib.parse import quote, urlsplit
 
-from airflow.sdk import Asset, Param
-from airflow.sdk.exceptions import AirflowFailException
+from airflow.sdk import Asset, BaseOperatorLink, Param
+from airflow.sdk.configuration import conf
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from mnist_tasks.errors import TaskError
 from mnist_tasks.workspace import Workspace
@@ -23,6 +25,25 @@ CHAMPION = Asset(
     uri=(Workspace.from_environment().models / "champion").as_uri(),
     group="model",
 )
+
+
+class ModelLink(BaseOperatorLink):
+    """A button at a task that leads to its run's page about the model, which the plugin serves.
+
+    Airflow keeps it with the task, so that no other DAG gets it and no process loads the plugin for it.
+    """
+
+    name = "Model"
+
+    def get_link(self, operator: object, *, ti_key: Any) -> str:  # noqa: ARG002
+        """The page's address; Airflow asks once the task has ended, however it did."""
+        return model_page(ti_key.dag_id, ti_key.run_id)
+
+
+def model_page(dag_id: str, run_id: str) -> str:
+    """The address of a run's page about the model, on the server that shows the link."""
+    root = urlsplit(conf.get("api", "base_url", fallback=None) or "").path.rstrip("/")
+    return f"{root}/dags/{quote(dag_id)}/runs/{quote(run_id)}/plugin/mnist-run"
 
 
 class Rejected(AirflowFailException):
@@ -58,6 +79,17 @@ def form(sections: Mapping[str, Mapping[str, dict[str, Any]]]) -> dict[str, Para
         for section, fields in sections.items()
         for name, field in fields.items()
     }
+
+
+def skip_as_before(handed_on: XCom, run_id: str) -> None:
+    """End a task as skipped where `train` was, as nothing has changed, with the reason that it has written down."""
+    from mnist_tasks.files import read_json
+    from mnist_tasks.fingerprint import UNCHANGED
+
+    path = Workspace.from_environment().run(run_id) / "decision.json"
+    # A task that somebody has marked as done hands on nothing either.
+    if handed_on is None and path.exists() and (decision := read_json(path, "train"))["outcome"] == UNCHANGED:
+        raise AirflowSkipException(decision["reason"])
 
 
 @contextmanager

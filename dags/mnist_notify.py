@@ -98,7 +98,7 @@ class WebhookNotifier(BaseNotifier):
             raise ConnectionError(f"the webhook answered {answer.status_code}: {answer.text[:200]!r}")
 
 
-def tell(context: Context, describe: Callable[[Context], News]) -> None:
+def tell(context: Context, describe: Callable[[Context], News | None]) -> None:
     """Hand what `describe` makes of a task's context to each notifier; whatever fails is logged and goes no further."""
     setting = os.environ.get(SETTING, "").strip()
     if not setting:
@@ -107,6 +107,8 @@ def tell(context: Context, describe: Callable[[Context], News]) -> None:
         news = describe(context)
     except Exception:
         log.warning("%s: cannot say what happened", SETTING, exc_info=True)
+        return
+    if news is None:
         return
     for name, notifier in _notifiers(setting):
         try:
@@ -122,7 +124,7 @@ def tell_promotion(context: Context) -> None:
 
 
 def tell_rejection(context: Context) -> None:
-    """Of a candidate that was not good enough: promote's on_skipped_callback."""
+    """Of a candidate that was not good enough: promote's on_skipped_callback. Where there was none, of nothing."""
     tell(context, _rejection)
 
 
@@ -142,8 +144,10 @@ def _promotion(context: Context) -> News:
     return _news("promoted", f"version {decision['version']} {how}", _comparison(decision), context)
 
 
-def _rejection(context: Context) -> News:
+def _rejection(context: Context) -> News | None:
     decision = _decision(context)
+    if decision["outcome"] == "unchanged":
+        return None
     champion = decision["champion_version"]
     stays = f"version {champion} stays" if champion else "there is no champion yet"
     return _news("rejected", f"candidate rejected, {stays}", _comparison(decision), context)

@@ -9,7 +9,17 @@ from typing import Any
 
 from airflow.sdk import chain, dag, task
 from airflow.sdk.exceptions import AirflowSkipException
-from mnist_common import CHAMPION, Context, Rejected, XCom, form, no_retry_for_bad_input, time_to_wait
+from mnist_common import (
+    CHAMPION,
+    Context,
+    ModelLink,
+    Rejected,
+    XCom,
+    form,
+    no_retry_for_bad_input,
+    skip_as_before,
+    time_to_wait,
+)
 from mnist_notify import tell_failure, tell_promotion, tell_rejection
 
 from mnist_tasks import config
@@ -18,6 +28,11 @@ from mnist_tasks.workspace import Workspace
 
 # Cron, in UTC; empty for runs by hand only.
 SCHEDULE = os.environ.get("MNIST_SCHEDULE", "0 2 * * *") or None
+
+# How often to look into the inbox and start a run if something has come, such as 30s; empty for never.
+WATCH = time_to_wait("MNIST_WATCH_INBOX", os.environ.get("MNIST_WATCH_INBOX", ""))
+if WATCH:
+    from mnist_watch import watched
 
 # Where the tasks that want a GPU run. The pool must exist.
 GPU_QUEUE = os.environ.get("MNIST_GPU_QUEUE", "default")
@@ -28,7 +43,7 @@ APPROVAL = time_to_wait("MNIST_APPROVAL", os.environ.get("MNIST_APPROVAL", ""))
 
 
 @dag(
-    schedule=SCHEDULE,
+    schedule=watched(SCHEDULE, WATCH) if WATCH else SCHEDULE,
     catchup=False,
     max_active_runs=1,
     params=form(config.form()),
@@ -56,6 +71,9 @@ def mnist_training() -> None:
 
     With `MNIST_APPROVAL`, a task **approve** before *promote* waits for a person to say yes or no to a candidate that
     passes the gate.
+
+    When nothing has changed since the champion was trained, a scheduled run ends in seconds: *train* and all after it
+    are **skipped**, the reason is in their logs (`when_unchanged=retrain` goes on).
 
     *promote* is **skipped** (or fails, with `on_rejection=fail`) when the gate rejects the candidate: the reason is the
     last line of its log and in `decision.json`, and the champion stays. It **fails** when the candidate or the champion
@@ -91,17 +109,27 @@ def mnist_training() -> None:
 
     @task(multiple_outputs=False, execution_timeout=timedelta(hours=6), queue=GPU_QUEUE, pool=GPU_POOL)
     @no_retry_for_bad_input()
-    def train(normalized: XCom, params: Context = None, run_id: Context = None) -> dict[str, Any]:
+    def train(
+        normalized: XCom, params: Context = None, run_id: Context = None, dag_run: Context = None
+    ) -> dict[str, Any]:
+        from mnist_tasks.fingerprint import unchanged
         from mnist_tasks.runtime import tensorflow_in_airflow
-        from mnist_tasks.train import train
 
         config, workspace = RunConfig.from_parameters(params), Workspace.from_environment()
-        with tensorflow_in_airflow():
-            return asdict(train(workspace.dataset(normalized["digest"]), config.training, workspace.run(run_id)))
+        digest, run = normalized["digest"], workspace.run(run_id)
+        if config.unchanged.skips(dag_run.run_type):
+            reason = unchanged(digest, config.training, config.gate, run, workspace.models)
+            if reason:
+                raise AirflowSkipException(reason)
+        from mnist_tasks.train import train
 
-    @task(multiple_outputs=False, queue=GPU_QUEUE, pool=GPU_POOL)
+        with tensorflow_in_airflow():
+            return asdict(train(workspace.dataset(digest), config.training, run))
+
+    @task(multiple_outputs=False, queue=GPU_QUEUE, pool=GPU_POOL, trigger_rule="none_failed")
     @no_retry_for_bad_input()
     def evaluate(trained: XCom, run_id: Context = None) -> dict[str, Any]:
+        skip_as_before(trained, run_id)
         from mnist_tasks.evaluate import evaluate
         from mnist_tasks.runtime import tensorflow_in_airflow
 
@@ -111,14 +139,20 @@ def mnist_training() -> None:
 
     @task(
         multiple_outputs=False,
+        trigger_rule="none_failed",
         outlets=[CHAMPION],
         on_success_callback=tell_promotion,
         on_skipped_callback=tell_rejection,
     )
     @no_retry_for_bad_input()
     def promote(
-        approval: XCom = None, params: Context = None, run_id: Context = None, outlet_events: Context = None
+        approval: XCom = None,
+        params: Context = None,
+        run_id: Context = None,
+        ti: Context = None,
+        outlet_events: Context = None,
     ) -> dict[str, Any]:
+        skip_as_before(ti.xcom_pull(task_ids="evaluate"), run_id)
         from mnist_tasks.errors import ModelError
         from mnist_tasks.gate import Approval
         from mnist_tasks.promote import promote
@@ -139,9 +173,12 @@ def mnist_training() -> None:
         from mnist_approve import Approve
 
         approve = Approve(task_id="approve", wait=APPROVAL)
-        chain(evaluated, approve, promote(approve.output))
+        promoted: Any = promote(approve.output)
+        chain(evaluated, approve, promoted)
     else:
-        chain(evaluated, promote())
+        promoted = promote()
+        chain(evaluated, promoted)
+    promoted.operator.operator_extra_links = (ModelLink(),)
 
 
 mnist_training()

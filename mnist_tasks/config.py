@@ -227,6 +227,31 @@ class RecipeName(Settings):
     )
 
 
+class UnchangedConfig(Settings):
+    """What to do when training could only make the champion again."""
+
+    when_unchanged: Annotated[
+        str | None,
+        WithJsonSchema(
+            {
+                "type": ["string", "null"],
+                "enum": ["skip", "retrain", None],
+                "values_display": {"null": "skip, unless triggered by hand"},
+            }
+        ),
+    ] = Field(
+        None,
+        title="When nothing has changed",
+        description="Since the champion was trained: `skip` ends the run at once, `retrain` goes on. If empty: `skip` "
+        "for the schedule and the inbox, `retrain` if triggered by hand.",
+    )
+
+    def skips(self, run_type: str) -> bool:
+        """Whether a run that Airflow has started for this reason ends where nothing has changed."""
+        by_itself = run_type in ("scheduled", "asset_triggered")
+        return (self.when_unchanged or ("skip" if by_itself else "retrain")) == "skip"
+
+
 @dataclass(frozen=True)
 class RunConfig:
     """All that the trigger form asks for, checked."""
@@ -235,6 +260,7 @@ class RunConfig:
     rules: DataRules
     training: TrainConfig
     gate: Policy
+    unchanged: UnchangedConfig
 
     @classmethod
     def from_parameters(cls, parameters: Mapping[str, Any]) -> RunConfig:
@@ -255,6 +281,7 @@ class RunConfig:
             DataRules(**given(DataRules.model_fields)),
             TrainConfig(**{**recipe, **given(TrainConfig.model_fields)}),
             Policy(**given(Policy.model_fields)),
+            UnchangedConfig(**given(UnchangedConfig.model_fields)),
         )
 
 
@@ -288,7 +315,7 @@ def form() -> dict[str, dict[str, dict[str, Any]]]:
         "Data": _properties(DataConfig),
         "Checks of the data": _properties(DataRules),
         "Model": _properties(RecipeName) | model,
-        "Training": fields,
+        "Training": _properties(UnchangedConfig) | fields,
         "Gate": _properties(Policy),
     }
 

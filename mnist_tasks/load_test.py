@@ -26,10 +26,10 @@ def load_test(folder: Path) -> None:
             command, capture_output=True, text=True, timeout=SECONDS, check=False
         )
     except subprocess.TimeoutExpired:
-        raise ModelError(f"{folder} did not load within {SECONDS} s") from None
+        raise ModelError(f"{folder} did not load within {SECONDS} s; try again on an idle machine") from None
     if result.returncode:
         problem = result.stdout.strip() or result.stderr.strip()[-2000:] or f"status {result.returncode}"
-        raise ModelError(f"{folder} does not pass its load test: {problem}")
+        raise ModelError(f"{folder} does not pass its load test: {problem}; go back to another version")
 
 
 def _main(folder: Path) -> int:

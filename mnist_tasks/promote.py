@@ -11,7 +11,7 @@ from pathlib import Path
 
 from mnist_tasks.errors import ModelError
 from mnist_tasks.files import copy, read_json, sha256, write_atomically, write_json
-from mnist_tasks.gate import Approval, Check, Policy, decide, with_approval
+from mnist_tasks.gate import INTEGRITY, Approval, Check, Policy, decide, with_approval
 from mnist_tasks.registry import CARD, DECISION, METADATA, SAVED_MODEL, ModelDirectory
 from mnist_tasks.runtime import reported
 
@@ -45,6 +45,7 @@ def promote(run: Path, models: Path, policy: Policy, approval: Approval | None =
             another evaluation, or the champion has changed since.
         OSError: if the model directory is not writable or full; the champion stays.
     """
+    log.info("reading the evaluation in %s", run)
     evaluation, training = read_json(run / "evaluation.json", "evaluate"), read_json(run / "training.json", "train")
     candidate, champion = evaluation["candidate"], evaluation["champion"]
     for name, expected in {**evaluation["files"], "training.json": evaluation["training_sha256"]}.items():
@@ -96,7 +97,11 @@ def promote(run: Path, models: Path, policy: Policy, approval: Approval | None =
         for name in (DECISION, METADATA, CARD):  # for `models repair`, should the version's own be damaged
             write_atomically(run / name, partial(copy, version.folder / name))
     if decision.outcome == "refused":
-        raise ModelError(f"refused: {decision.reason}; the champion stays")
+        # What is wrong with a champion names its own way out.
+        broken = [check for check in decision.checks if check.verdict == "failed"]
+        again = any(check.rule == INTEGRITY and check.metric.startswith("candidate") for check in broken)
+        way_out = "; clear the train task to make the candidate again" if again else ""
+        raise ModelError(f"refused: {decision.reason}; the champion stays{way_out}")
     if version:
         log.info("promoted as version %d: %s: %s", version.number, version.folder, decision.reason)
     else:

@@ -353,11 +353,13 @@ class ModelDirectory:
         champion = last_champion(history)
         number = before(champion, history) if to is None else to
         if champion is None:
-            raise InputError(f"{self.root} has no champion yet to go back from")
+            raise InputError(f"{self.root} has no champion yet to go back from; train one with mnist_training")
         if number is None:
-            raise InputError(f"there is no version before the champion, {version_name(champion)}, to go back to")
+            raise InputError(
+                f"there is no version before the champion, {version_name(champion)}, to go back to; name another one"
+            )
         if number == champion:
-            raise InputError(f"version {number} is champion already")
+            raise InputError(f"version {number} is champion already; name another one")
         return self.version(str(number))
 
     def restore(

@@ -37,6 +37,7 @@ def rollback(models: Path, config: RollbackConfig, run_id: str) -> RolledBack:
         InputError: if there is no version to go back to, or it is champion already.
         ModelError: if the version is damaged or does not pass its load test; the champion stays.
     """
+    log.info("reading the versions in %s", models)
     version = ModelDirectory(models).rollback(config.version, reason=config.reason, published_by=run_id, once=True)
     metadata = version.metadata()
     log.info(

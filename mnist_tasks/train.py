@@ -18,6 +18,7 @@ from mnist_tasks.dataset import Dataset
 from mnist_tasks.errors import InputError
 from mnist_tasks.events import EventFiles
 from mnist_tasks.files import new_folder, remove_staging_folders, write_atomically, write_json
+from mnist_tasks.fingerprint import NOT_IN_THE_RECIPE, fingerprint
 from mnist_tasks.fit import Epoch, Rows, build, fit
 from mnist_tasks.models import export, published_model, trainable_model, weights_sha256
 from mnist_tasks.provenance import git_commit, hardware, library_versions
@@ -30,9 +31,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MB = 10**6
-
-# Settings that change nothing about the weights, so that a training may go on under others.
-NOT_IN_THE_RECIPE = {"device", "image_memory", "tensorboard"}
 
 
 @dataclass(frozen=True)
@@ -84,7 +82,9 @@ def train(dataset_folder: Path, config: TrainConfig, run: Path) -> Trained:
             log.info("%s: %s", name, value)
     recipe = config.model_dump(exclude=NOT_IN_THE_RECIPE)
     origin = {"config": recipe, "dataset": dataset.digest, "library_versions": library_versions()}
-    checkpoint = Checkpoint(run / "checkpoint.npz", origin, writable=writes)
+    traits = fingerprint(dataset.digest, config)
+    # Epochs of other code would make the fingerprint untrue.
+    checkpoint = Checkpoint(run / "checkpoint.npz", {**origin, "code": traits["code"]}, writable=writes)
 
     with _out_of_memory_named(config):
         with strategy.scope():
@@ -134,6 +134,7 @@ def train(dataset_folder: Path, config: TrainConfig, run: Path) -> Trained:
             {
                 **origin,
                 "config": config.model_dump(),
+                "fingerprint": traits,
                 "device": device,
                 "hardware": hardware(),
                 "git_commit": git_commit(),

@@ -1,7 +1,7 @@
 """`make run`: one run of mnist_training through the real scheduler, followed to its end.
 
 Arguments are parameters of the run, such as `epochs=3 min_accuracy=0.98`. The exit status is 0 if the model was
-promoted, 1 if it was rejected and 2 if anything failed.
+promoted, or is champion already as nothing has changed, 1 if it was rejected and 2 if anything failed.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from local_airflow import (
 
 from mnist_tasks.config import RunConfig
 from mnist_tasks.errors import TaskError
+from mnist_tasks.fingerprint import UNCHANGED
 from mnist_tasks.workspace import Workspace
 
 PROMOTED, REJECTED, FAILED = 0, 1, 2
@@ -208,6 +209,9 @@ def outcome(promote: str | None, workspace: Workspace, folder: Path) -> int:
     if not (promote in ("success", "skipped") or (promote == "failed" and rejected)):
         print("failed: the task's log above says why; the champion stays")
         return FAILED
+    if decision["outcome"] == UNCHANGED:
+        print(f"unchanged: {decision['reason']}\n  decision  {os.path.relpath(decision_path)}\n  model     {champion}")
+        return PROMOTED
     verdict = f"promoted as version {decision['version']}" if decision["promoted"] else "rejected"
     print(f"{verdict}: {decision['reason']}")
     print(f"  accuracy  {decision['candidate_accuracy']:.4f}")

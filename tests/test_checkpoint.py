@@ -176,6 +176,17 @@ def test_a_checkpoint_of_another_version_is_refused(
     assert "is of another training (library_versions differs); training starts anew" in caplog.text
 
 
+def test_a_checkpoint_of_other_code_is_refused(
+    dataset: Path, interrupted: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mnist_tasks.train.fingerprint", lambda *_: {"code": "another"})
+
+    train(dataset, TrainConfig(epochs=3), interrupted)
+
+    assert "is of another training (code differs); training starts anew" in caplog.text
+    assert json.loads((interrupted / "training.json").read_text())["fingerprint"] == {"code": "another"}
+
+
 @pytest.mark.parametrize("damage", ["empty", "truncated", "flipped", "garbage", "not an archive of arrays"])
 def test_a_damaged_checkpoint_is_refused(
     damage: str, dataset: Path, interrupted: Path, run: Path, caplog: pytest.LogCaptureFixture

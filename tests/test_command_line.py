@@ -255,7 +255,7 @@ def test_a_rollback_goes_to_the_version_that_is_asked_for(command: Command, mode
         ((), "the following arguments are required: --reason"),
         (("--reason", " "), "failed: reason: a reason is needed"),
         (("--reason", "x", "--to", 7), "has no version 7; it has 1, 2"),
-        (("--reason", "x", "--to", 2), "failed: version 2 is champion already"),
+        (("--reason", "x", "--to", 2), "failed: version 2 is champion already; name another one"),
         (("--reason", "x", "--to", "one"), "invalid int value: 'one'"),
     ],
 )
@@ -275,7 +275,7 @@ def test_a_rollback_needs_a_version_before(command: Command, run: Path, workspac
     status, _, errors = command("models", "rollback", "--reason", "x")
 
     assert status == 2
-    assert errors == "failed: there is no version before the champion, version 1, to go back to\n"
+    assert errors == "failed: there is no version before the champion, version 1, to go back to; name another one\n"
 
 
 @pytest.mark.usefixtures("untested")

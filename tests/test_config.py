@@ -12,6 +12,8 @@ from mnist_tasks.errors import InputError
 from mnist_tasks.gate import Policy
 from mnist_tasks.models import ARCHITECTURES
 
+CHOICES = (None, "skip", "retrain")
+
 # A bad value of a parameter, and the words that refuse it; tests/dags checks that the form says the same.
 BAD_VALUES: list[tuple[str, Any, str]] = [
     ("source", "", "'' should be non-empty"),
@@ -58,10 +60,23 @@ BAD_VALUES: list[tuple[str, Any, str]] = [
     ("max_digit_regression", 2, "2 is greater than the maximum of 1"),
     ("max_loss_increase", -0.1, "-0.1 is less than the minimum of 0"),
     ("min_support", 0, "0 is less than the minimum of 1"),
+    ("when_unchanged", "ignore", "'ignore' is not one of ['skip', 'retrain', None]"),
     ("on_rejection", "ignore", "'ignore' is not one of ['skip', 'fail']"),
     ("force", "yes", "'yes' is not of type 'boolean'"),
     ("force_reason", "x" * 501, "'" + "x" * 501 + "' is too long"),
 ]
+
+
+@pytest.mark.parametrize(
+    ("run_type", "by_default"),
+    [("scheduled", True), ("asset_triggered", True), ("manual", False), ("backfill", False)],
+)
+def test_only_a_run_that_nobody_has_asked_for_ends_where_nothing_has_changed(run_type: str, by_default: bool) -> None:
+    skips = {
+        choice: RunConfig.from_parameters({"when_unchanged": choice}).unchanged.skips(run_type) for choice in CHOICES
+    }
+
+    assert skips == {None: by_default, "skip": True, "retrain": False}
 
 
 def test_the_defaults_are_the_classic_recipe() -> None:

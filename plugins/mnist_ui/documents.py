@@ -104,7 +104,7 @@ class Decision(Document):
 
     @property
     def verdict(self) -> str:
-        """What the banner says: forced, promoted, rejected or refused."""
+        """What the banner says: forced, promoted, unchanged, rejected or refused."""
         return "forced" if self.forced else self.outcome or ("promoted" if self.promoted else "rejected")
 
     @property

@@ -214,6 +214,18 @@ def test_nobody_is_asked_about_a_candidate_that_the_gate_rejects(dag: DAG, home:
     assert written["checks"][-1]["verdict"] == "skipped"
 
 
+def test_nobody_is_asked_where_nothing_has_changed(dag: DAG, home: Workspace, npz: Path, answer: Answer) -> None:
+    conf = {**FAST, "source": str(npz), "when_unchanged": "skip"}
+    answer("Approve", ADA)
+    assert dag.test(run_conf=conf).state == "success"
+
+    run = dag.test(run_conf=conf)
+
+    skipped = dict.fromkeys(("train", "evaluate", "approve", "promote"), "skipped")
+    assert (run.state, states(run)) == ("success", {"load": "success", "normalize": "success", **skipped})
+    assert decision(home, run.run_id)["outcome"] == "unchanged"
+
+
 def test_marking_the_question_as_done_is_no_answer(
     dag: DAG, home: Workspace, npz: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -89,6 +90,19 @@ def test_the_model_is_an_asset_of_promote(dag: DAG) -> None:
     assert asset.uri.endswith("/models/champion")
 
 
+def test_promote_alone_has_a_button_that_leads_to_the_models_page(dag: DAG, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended: Any = SimpleNamespace(dag_id="mnist_training", run_id="manual__2026-11-24T12:21:24+00:00")
+
+    promote: Any = dag.get_task("promote")
+    (link,) = promote.operator_extra_links
+    assert [task.task_id for task in dag.tasks if task.operator_extra_links] == ["promote"]
+    path = "/dags/mnist_training/runs/manual__2026-11-24T12%3A21%3A24%2B00%3A00/plugin/mnist-run"
+    assert (link.name, link.get_link(promote, ti_key=ended)) == ("Model", path)
+
+    monkeypatch.setenv("AIRFLOW__API__BASE_URL", "https://airflow.example.com/team/")
+    assert link.get_link(promote, ti_key=ended) == f"/team{path}"
+
+
 def test_schedule_queue_and_pool_come_from_the_environment() -> None:
     answer = parse(MNIST_SCHEDULE="0 4 * * 1", MNIST_GPU_QUEUE="gpu", MNIST_GPU_POOL="gpus")
 
@@ -127,11 +141,25 @@ def test_the_form_refuses_bad_values_with_the_words_of_the_functions(
     assert str(form.value).splitlines()[0] == str(function.value).removeprefix(f"{name}: ")
 
 
-def test_a_run_promotes_and_the_next_one_is_rejected(dag: DAG, home: Workspace, npz: Path) -> None:
+def test_a_run_promotes_and_the_next_one_is_rejected(
+    dag: DAG, home: Workspace, npz: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="mnist_tasks")
+
     promoted = dag.test(run_conf={**FAST, "source": str(npz)})
 
     assert promoted.state == "success"
     assert set(states(promoted).values()) == {"success"}
+    reports = [record.getMessage() for record in caplog.records if record.name.startswith("mnist_tasks.")]
+    assert [line.split()[0] for line in reports if " took " in line] == [
+        "load",
+        "normalize",
+        "train",
+        "evaluate",
+        "promote",
+    ]
+    ends = [0, *(number for number, line in enumerate(reports, start=1) if " took " in line)]
+    assert [reports[end].split()[0] for end in ends[:-1]] == ["reading"] * 5  # each log begins with what is read
     champion = ModelDirectory(home.models).champion()
     assert champion
     assert champion.number == 1
@@ -182,6 +210,29 @@ def test_a_run_takes_the_inbox_in_and_leaves_a_bad_batch_out(
     assert strict.state == "failed"
     without = dag.test(run_conf={**FAST, "source": str(npz), "on_bad_batch": "fail", "inbox": "none"})
     assert without.state == "success"
+
+
+def test_a_run_on_which_nothing_has_changed_ends_at_train_and_tells_nobody(
+    dag: DAG, home: Workspace, npz: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MNIST_NOTIFY", json.dumps([{"notifier": "mnist_notify.WebhookNotifier", "url": "http://h"}]))
+    conf = {**FAST, "source": str(npz), "when_unchanged": "skip"}
+    assert set(states(dag.test(run_conf=conf)).values()) == {"success"}  # there was no champion yet
+    capfd.readouterr()
+
+    run = dag.test(run_conf=conf)
+
+    assert run.state == "success"
+    skipped = dict.fromkeys(("train", "evaluate", "promote"), "skipped")
+    assert states(run) == {"load": "success", "normalize": "success", **skipped}
+    output = capfd.readouterr().out
+    assert output.count("nothing has changed since version 1") >= 3  # in the log of each
+    assert "MNIST_NOTIFY" not in output
+    decision = json.loads((home.run(run.run_id) / "decision.json").read_text())
+    assert (decision["outcome"], decision["champion_version"]) == ("unchanged", 1)
+
+    assert set(states(dag.test(run_conf={**conf, "when_unchanged": None})).values()) == {"success"}  # by hand
+    assert set(states(dag.test(run_conf={**conf, "seed": 7})).values()) == {"success"}
 
 
 def test_bad_data_fails_at_once_without_a_retry(dag: DAG, home: Workspace) -> None:

@@ -1,4 +1,4 @@
-"""Airflow's UI in a real Chromium, as a person uses it: trigger, watch, read, look at the models, roll back.
+"""Airflow's UI in a real Chromium, as a person uses it: trigger, watch, approve, read, look at the models, roll back.
 
 Screenshots are left in `var/screenshots`, or in the folder that the environment variable SCREENSHOTS names.
 """
@@ -14,6 +14,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 from urllib.parse import unquote
 
 import pytest
@@ -29,6 +30,46 @@ CHROMIUM = shutil.which("chromium")
 SCREENSHOTS = Path(os.environ.get("SCREENSHOTS", PROJECT / "var" / "screenshots"))
 SECTIONS = config.form() | RollbackConfig.form()
 RUN_SECONDS = 120  # a run of the small set takes some 15 s on an idle machine
+TASKS = ("load", "normalize", "train", "evaluate", "approve", "promote")
+COMMENT = "the sevens look good"
+
+# In a page: each text that is shown in too weak a colour, by the formulas of WCAG 2.2, success criterion 1.4.3. A
+# disabled control is exempt; there is none.
+FAINT = """() => {
+  const numbers = text => text.match(/[\\d.]+/g).map(Number);
+  const over = (top, below) => {
+    const alpha = top[3] ?? 1;
+    return [0, 1, 2].map(i => top[i] * alpha + below[i] * (1 - alpha));
+  };
+  const behind = element => {
+    if (!element) return [255, 255, 255];
+    const own = numbers(getComputedStyle(element).backgroundColor);
+    return (own[3] ?? 1) === 1 ? own : over(own, behind(element.parentElement));
+  };
+  const luminance = colour => {
+    const linear = value => (value /= 255) <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4;
+    return 0.2126 * linear(colour[0]) + 0.7152 * linear(colour[1]) + 0.0722 * linear(colour[2]);
+  };
+  document.querySelectorAll("details").forEach(element => { element.open = true; });
+  const shown = [...document.querySelectorAll("body *")].filter(element =>
+    [...element.childNodes].some(node => node.nodeType === Node.TEXT_NODE && node.data.trim())
+    && element.getClientRects().length && !element.closest("title, desc"));
+  return shown.flatMap(element => {
+    const style = getComputedStyle(element), background = behind(element);
+    const text = over(numbers(element.closest("svg") ? style.fill : style.color), background);
+    const [dark, light] = [luminance(text), luminance(background)].sort((a, b) => a - b);
+    const size = parseFloat(style.fontSize), large = size >= 24 || (size >= 18.66 && style.fontWeight >= 700);
+    const ratio = (light + 0.05) / (dark + 0.05);
+    return ratio < (large ? 3 : 4.5) ? [`${ratio.toFixed(2)}: ${element.className} ${element.textContent.trim()}`] : [];
+  });
+}"""
+# In a page: how many elements the keyboard has to reach, and which one it is at, with whether that can be seen.
+REACHABLE = "() => document.querySelectorAll('a[href], summary, [tabindex]').length"
+FOCUSED = """() => {
+  const here = document.activeElement, style = getComputedStyle(here);
+  const seen = style.outlineStyle !== 'none' && parseFloat(style.outlineWidth) >= 1;
+  return [[...document.querySelectorAll('*')].indexOf(here), here.matches('a[href], summary, [tabindex]'), seen];
+}"""
 
 pytestmark = [
     pytest.mark.slow,
@@ -66,28 +107,56 @@ class Ui:
     def send(self) -> None:
         self.page.get_by_role("dialog").get_by_role("button", name="Trigger").last.click()
 
-    def train(self, **values: object) -> str:
-        """Trigger a training through the form, and wait until the run has ended; its id."""
+    def train(self, answer: str | None = "Approve", **values: object) -> str:
+        """Trigger a training through the form, answer the question, and wait until the run has ended; its id.
+
+        Args:
+            answer: the button to press, or None if nobody is asked, as the gate does not let the candidate pass.
+            values: what to fill in.
+        """
         known = {path.name for path in (self.home.root / "runs").iterdir()}
         self.open_form("mnist_training")
         self.fill(source=self.source, epochs=1, **{**ANYTHING, **values})
         self.send()
-        run_id = self.wait_for_the_run("mnist_training")
+        run_id = self.run_id("mnist_training")
         assert run_id not in known
+        if answer:
+            self.answer(run_id, answer)
+        self.wait_for_the_run("mnist_training", run_id)
         return run_id
 
-    def wait_for_the_run(self, dag_id: str) -> str:
-        """Wait until the run that the window shows has ended well, by asking as the window itself does; its id."""
+    def run_id(self, dag_id: str) -> str:
+        """The run that the window shows, once it does."""
         self.page.wait_for_url(re.compile(rf"{dag_id}/runs/manual__"), timeout=30_000)
-        run_id = unquote(self.page.url.partition("/runs/")[2].partition("/")[0].partition("?")[0])
-        path = f"/api/v2/dags/{dag_id}/dagRuns/{run_id.replace('+', '%2B')}"
+        return unquote(self.page.url.partition("/runs/")[2].partition("/")[0].partition("?")[0])
+
+    def answer(self, run_id: str, option: str) -> None:
+        """Answer the question whether to approve a run's candidate, with a comment."""
+        asked = self.wait_for(f"{api_path('mnist_training', run_id)}/taskInstances/approve", "awaiting_input", "failed")
+        assert asked == "awaiting_input"
+        # A person reads it first. An answer within about a second, before the scheduler has seen that the task waits,
+        # costs it a try and half a minute.
+        self.page.wait_for_timeout(3000)
+        # As the notification links to it.
+        run = f"{self.url}/dags/mnist_training/runs/{run_id.replace('+', '%2B')}"
+        self.page.goto(f"{run}/tasks/approve/required_actions")
+        expect(self.page.get_by_text("reaches the minimum of").first).to_be_visible()
+        self.page.locator("[name=element_comment]").fill(COMMENT)
+        self.shoot("approval")
+        self.page.get_by_role("button", name=option, exact=True).click()
+
+    def wait_for_the_run(self, dag_id: str, run_id: str) -> None:
+        """Wait until a run has ended, and well."""
+        assert self.wait_for(api_path(dag_id, run_id), "success", "failed") == "success"
+
+    def wait_for(self, path: str, *states: str) -> str:
+        """The state of what the API has under a path, once it is one of those, by asking as the window itself does."""
         for _ in range(2 * RUN_SECONDS):
-            run = self.page.evaluate("path => fetch(path).then(answer => answer.json())", path)
-            if run["end_date"]:
-                break
+            found = self.page.evaluate("path => fetch(path).then(answer => answer.json())", path)
+            if found["state"] in states:
+                return str(found["state"])
             self.page.wait_for_timeout(500)
-        assert run["state"] == "success"
-        return run_id
+        raise AssertionError(f"{path} is still {found['state']} after {RUN_SECONDS} s")
 
     def model_tab(self, run_id: str) -> FrameLocator:
         self.page.goto(f"{self.url}/dags/mnist_training/runs/{run_id.replace('+', '%2B')}/plugin/mnist-run")
@@ -98,12 +167,22 @@ class Ui:
         return self.page.frame_locator("iframe[title=Models]")
 
 
+def api_path(dag_id: str, run_id: str) -> str:
+    return f"/api/v2/dags/{dag_id}/dagRuns/{run_id.replace('+', '%2B')}"
+
+
 @pytest.fixture(scope="module")
 def ui(tmp_path_factory: pytest.TempPathFactory, npz: Path) -> Iterator[Ui]:
     home, port = Workspace(tmp_path_factory.mktemp("home")), free_port()
     process = subprocess.Popen(
         [sys.executable, str(PROJECT / "scripts" / "up.py")],
-        env={**os.environ, "MNIST_HOME": str(home.root), "MNIST_SCHEDULE": "", "PORT": str(port)},
+        env={
+            **os.environ,
+            "MNIST_HOME": str(home.root),
+            "MNIST_SCHEDULE": "",
+            "MNIST_APPROVAL": "1h",
+            "PORT": str(port),
+        },
         stdout=subprocess.PIPE,
         text=True,
         start_new_session=True,
@@ -135,7 +214,7 @@ def ui(tmp_path_factory: pytest.TempPathFactory, npz: Path) -> Iterator[Ui]:
 
 @pytest.fixture(scope="module")
 def first_run(ui: Ui) -> str:
-    """A run that was promoted."""
+    """A run that was approved and promoted."""
     return ui.train()
 
 
@@ -153,11 +232,31 @@ def test_a_bad_value_is_refused_before_a_run_starts(ui: Ui) -> None:
     expect(trigger).to_be_disabled()
 
 
+def test_the_approval_is_in_the_decision_the_history_and_on_the_page(ui: Ui, first_run: str) -> None:
+    decision = json.loads((ui.home.run(first_run) / "decision.json").read_text())
+    (event,) = ModelDirectory(ui.home.models).history()
+
+    assert (decision["approval"]["by"], decision["approval"]["comment"]) == ("admin", COMMENT)
+    assert event["approved_by"] == "admin"
+    assert event["reason"].endswith(f"approved by admin: {COMMENT}")
+    expect(ui.model_tab(first_run).get_by_text(f"approved by admin: {COMMENT}").first).to_be_visible()
+
+
+def test_a_button_at_promote_leads_to_the_model(ui: Ui, first_run: str) -> None:
+    ui.page.goto(f"{ui.url}/dags/mnist_training/runs/{first_run.replace('+', '%2B')}/tasks/promote/details")
+    ui.page.get_by_role("link", name="Model", exact=True).click()
+
+    expect(ui.page.frame_locator("iframe[title=Model]").get_by_text("Promoted as")).to_be_visible()
+
+
 def test_the_log_of_each_task_has_no_error_line_and_folds_the_details(ui: Ui, first_run: str) -> None:
-    for task in ("load", "normalize", "train", "evaluate", "promote"):
+    for task in TASKS:
         ui.page.goto(f"{ui.url}/dags/mnist_training/runs/{first_run.replace('+', '%2B')}/tasks/{task}")
-        expect(ui.page.get_by_text(f"{task} took").first).to_be_visible()
-        expect(ui.page.get_by_text("reading" if task != "promote" else "promoted as version").first).to_be_visible()
+        # Airflow keeps the two halves of a question's task as two tries; the second one has the answer.
+        last = "approved by admin" if task == "approve" else f"{task} took"
+        expect(ui.page.get_by_text(last).first).to_be_visible()
+        if task != "approve":
+            expect(ui.page.get_by_text(re.compile("^reading|: reading")).first).to_be_visible()
         expect(ui.page.get_by_text(re.compile(r"\bERROR\b")).filter(visible=True)).to_have_count(0)
         if task == "train":
             expect(ui.page.get_by_text("the recipe").first).to_be_visible()
@@ -200,7 +299,7 @@ def test_the_models_page_shows_the_champion_and_gives_its_file(ui: Ui, first_run
 
 def test_a_rejected_run_says_why(ui: Ui, first_run: str) -> None:
     assert first_run
-    frame = ui.model_tab(ui.train(min_accuracy=0.99))
+    frame = ui.model_tab(ui.train(answer=None, min_accuracy=0.99))
 
     expect(frame.get_by_text(re.compile(r"Rejected\. accuracy 0\.\d+ is below the minimum of 0\.9900"))).to_be_visible()
     ui.shoot("rejected")
@@ -214,7 +313,7 @@ def test_a_rollback_through_the_form_changes_the_champion(ui: Ui, first_run: str
     ui.open_form("mnist_rollback")
     ui.fill(reason="it was bad")
     ui.send()
-    ui.wait_for_the_run("mnist_rollback")
+    ui.wait_for_the_run("mnist_rollback", ui.run_id("mnist_rollback"))
 
     frame = ui.models()
     expect(frame.get_by_role("heading", name="Champion: version 3")).to_be_visible()
@@ -224,7 +323,10 @@ def test_a_rollback_through_the_form_changes_the_champion(ui: Ui, first_run: str
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
-def test_the_pages_follow_airflows_theme_and_fit_a_phone(theme: str, ui: Ui, first_run: str) -> None:
+def test_the_pages_follow_airflows_theme_fit_a_phone_and_are_for_everybody(
+    theme: Literal["light", "dark"], ui: Ui, first_run: str
+) -> None:
+    """Legible: WCAG AA's contrast; usable by keyboard alone: every link and scrolled region is reached, and seen so."""
     ui.page.evaluate("theme => localStorage.setItem('theme', theme)", theme)
     frame = ui.model_tab(first_run)
     expect(frame.locator("html")).to_have_class("dark" if theme == "dark" else "")
@@ -232,10 +334,21 @@ def test_the_pages_follow_airflows_theme_and_fit_a_phone(theme: str, ui: Ui, fir
 
     phone = ui.page.context.new_page()
     phone.set_viewport_size({"width": 390, "height": 800})
-    for path in ("/mnist/models", f"/mnist/runs/mnist_training/{first_run.replace('+', '%2B')}"):
-        phone.goto(ui.url + path)
+    phone.emulate_media(color_scheme=theme)
+    run = first_run.replace("+", "%2B")
+    paths = {"models": "models", "version": "models/1", "run": f"runs/mnist_training/{run}", "missing": "models/999"}
+    for name, path in paths.items():
+        phone.goto(f"{ui.url}/mnist/{path}")
         expect(phone.get_by_role("heading", level=1)).to_be_visible()
+        expect(phone.locator("html")).to_have_class("dark" if theme == "dark" else "")
         assert phone.evaluate("document.documentElement.scrollWidth") <= 390
-        phone.keyboard.press("Tab")  # the keyboard reaches the first link
-        assert phone.evaluate("document.activeElement.tagName") in ("A", "DIV", "PRE")
+        phone.screenshot(path=SCREENSHOTS / f"phone-{theme}-{name}.png")
+        assert phone.evaluate(FAINT) == [], path
+        reached = set()
+        for _ in range(phone.evaluate(REACHABLE)):
+            phone.keyboard.press("Tab")
+            element, expected, seen = phone.evaluate(FOCUSED)
+            assert (expected, seen) == (True, True), (path, element)
+            reached.add(element)
+        assert len(reached) == phone.evaluate(REACHABLE), path
     phone.close()

@@ -112,6 +112,15 @@ def test_a_rejected_run_leaves_the_champion_and_says_so(home: Path) -> None:
     assert (home / "models" / "champion").readlink() == Path("1")
 
 
+def test_a_run_on_which_nothing_has_changed_ends_in_seconds_if_that_is_asked_for(home: Path) -> None:
+    status, output = finish(start(RUN, home, "when_unchanged=skip"))
+
+    assert status == PROMOTED, output
+    assert "  train: skipped" in output
+    assert re.search(r"^unchanged: nothing has changed since version 1, the champion,", output, re.MULTILINE)
+    assert (home / "models" / "champion").readlink() == Path("1")
+
+
 def test_a_failed_run_names_the_reason(home: Path) -> None:
     status, output = finish(start(RUN, home, "source=/no/such/file.npz"))
 

@@ -584,6 +584,19 @@ def test_after_a_rejected_first_run_there_is_still_no_model_and_the_run_says_why
     assert "skipped max_regression accuracy overall - -0.0040 - no champion yet to compare with" in page.text
 
 
+def test_a_run_on_which_nothing_has_changed_says_so(
+    browser: Browser, home: Workspace, airflow: Airflow, promoted: str
+) -> None:
+    run_id = airflow.run(promote="skipped", train="skipped", load="success")
+    decision = {"outcome": "unchanged", "reason": "nothing has changed since version 1", "champion_version": 1}
+    write_json(home.run(run_id) / "decision.json", {**decision, "promoted": False, "checks": [], "policy": {}})
+
+    page = browser.get(f"/runs/mnist_training/{run_id}")
+
+    assert "Unchanged. nothing has changed since version 1. The champion stays: version 1 ." in page.text
+    assert promoted not in page.text
+
+
 def test_a_promoted_run_is_champion_on_the_page_of_the_models(browser: Browser, home: Workspace, promoted: str) -> None:
     page = browser.get("/models")
     assert "Champion: version 1" in page.text

@@ -1,0 +1,118 @@
+"""What a training depends on, as digests, and whether tonight's could only make the champion again.
+
+Training is deterministic: the same data, recipe, code and library versions give the same weights, bit for bit, on the
+same kind of machine. So a night on which none of them has changed since the champion was trained, and the gate asks for
+what it asked for then, can only end with the model that is champion already. In doubt, the answer is to train.
+
+Imports neither NumPy nor TensorFlow: it decides whether they are needed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mnist_tasks.config import TrainConfig
+from mnist_tasks.errors import ModelError
+from mnist_tasks.files import write_json
+from mnist_tasks.gate import Policy
+from mnist_tasks.provenance import library_versions
+from mnist_tasks.registry import DECISION, ModelDirectory
+
+log = logging.getLogger(__name__)
+
+PACKAGE = Path(__file__).parent
+
+# Settings that change nothing about the weights.
+NOT_IN_THE_RECIPE = {"device", "image_memory", "tensorboard"}
+
+# What of a policy changes nothing about the verdict.
+NOT_IN_THE_VERDICT = {"on_rejection", "force_reason"}
+
+UNCHANGED = "unchanged"
+
+
+def fingerprint(dataset: str, config: TrainConfig) -> dict[str, str]:
+    """What the weights depend on: the dataset's digest, and one of the recipe, the package's code and the libraries."""
+    return {
+        "dataset": dataset,
+        "recipe": _digest(config.model_dump(exclude=NOT_IN_THE_RECIPE)),
+        "code": _digest({path.name: path.read_text(encoding="utf-8") for path in PACKAGE.glob("*.py")}),
+        "libraries": _digest(library_versions()),
+    }
+
+
+def unchanged(dataset: str, config: TrainConfig, policy: Policy, run: Path, models: Path) -> str | None:
+    """Why there is nothing to train, which becomes the run's decision; None, and a line in the log, if there is.
+
+    Args:
+        dataset: the digest of tonight's data.
+        config: tonight's recipe.
+        policy: what the gate asks for tonight.
+        run: the run's folder, for `decision.json`.
+        models: the model directory.
+    """
+    log.info("reading the champion's fingerprint in %s", models)
+    directory = ModelDirectory(models)
+    try:
+        champion = directory.champion()
+        if champion is None:
+            log.info("there is no champion yet: training")
+            return None
+        directory.verify(champion)
+        metadata, decision = champion.metadata(), champion.decision()
+    except (ModelError, OSError) as error:
+        # It is the task evaluate that judges it; this one only must not rely on it.
+        log.warning("training, as the champion cannot be relied on: %s", error)
+        return None
+    if difference := _difference(metadata, decision, fingerprint(dataset, config), policy):
+        log.info("version %d %s: training", champion.number, difference)
+        return None
+    reason = (
+        f"nothing has changed since version {champion.number}, the champion, was trained: not the data, the recipe, "
+        "the code, the libraries or the gate, so that training would give the same weights; to train all the same, "
+        "trigger a run with when_unchanged=retrain"
+    )
+    record: dict[str, Any] = {
+        "outcome": UNCHANGED,
+        "promoted": False,
+        "forced": False,
+        "reason": reason,
+        "checks": [],
+        "policy": policy.model_dump(),
+        "approval": None,
+        "run_id": run.name,
+        "candidate_accuracy": None,
+        "champion_version": champion.number,
+        "champion_accuracy": metadata.get("test_accuracy"),
+        "version": None,
+    }
+    write_json(run / DECISION, record)
+    return reason
+
+
+def _difference(
+    metadata: Mapping[str, Any], decision: Mapping[str, Any], tonight: Mapping[str, str], policy: Policy
+) -> str | None:
+    """What sets the champion apart from what would be made tonight; None if nothing does."""
+    then, asked = metadata.get("fingerprint"), decision.get("policy")
+    if not isinstance(then, Mapping) or not isinstance(asked, Mapping):
+        return "was trained before fingerprints were kept"
+    if metadata.get("forced"):
+        return "was published by force, and what the gate says of it should be seen every night"
+    changed = [name for name in tonight if then.get(name) != tonight[name]]
+    if _verdict(asked) != _verdict(policy.model_dump()):
+        changed.append("gate")
+    return f"was trained with another {', '.join(changed)}" if changed else None
+
+
+def _verdict(policy: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in policy.items() if name not in NOT_IN_THE_VERDICT}
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

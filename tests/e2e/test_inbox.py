@@ -1,0 +1,163 @@
+"""The inbox watched for real, by a scheduler and a triggerer, and nights on which nothing has changed.
+
+What a run has imported is seen by a `sitecustomize` that writes down who looks for TensorFlow.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from mnist_tasks.registry import ModelDirectory
+from mnist_tasks.workspace import PROJECT, Workspace
+from tests.helpers import COUNTS, free_port
+
+pytestmark = pytest.mark.slow
+
+RUNS = "/api/v2/dags/mnist_training/dagRuns"
+SKIPPED = {
+    **dict.fromkeys(("load", "normalize"), "success"),
+    **dict.fromkeys(("train", "evaluate", "promote"), "skipped"),
+}
+WITNESS = """
+import sys
+
+class Witness:
+    def find_spec(self, name, path=None, target=None):
+        if name == "tensorflow":
+            with open({path!r}, "a") as file:
+                print(" ".join(sys.argv), file=file)
+
+sys.meta_path.insert(0, Witness())
+"""
+
+
+class Airflow:
+    """`make up` with a watched inbox, through its API."""
+
+    def __init__(self, client: httpx.Client, home: Workspace) -> None:
+        self.client, self.home = client, home
+
+    def runs(self, run_type: str) -> list[dict[str, Any]]:
+        """The runs of a kind, the oldest first."""
+        answer = self.client.get(RUNS, params={"run_type": run_type, "order_by": "run_after"}).raise_for_status().json()
+        runs: list[dict[str, Any]] = answer["dag_runs"]
+        return runs
+
+    def ended(self, run_type: str, number: int) -> dict[str, Any]:
+        """The run of a kind with a number, once it has ended."""
+        deadline = time.monotonic() + 150
+        while len(runs := self.runs(run_type)) < number or runs[number - 1]["state"] in ("queued", "running"):
+            assert time.monotonic() < deadline, runs
+            time.sleep(0.3)
+        return runs[number - 1]
+
+    def states(self, run: dict[str, Any]) -> dict[str, str]:
+        answer = self.client.get(f"{RUNS}/{run['dag_run_id']}/taskInstances").raise_for_status().json()
+        return {task["task_id"]: task["state"] for task in answer["task_instances"]}
+
+    def logs(self, run: dict[str, Any], task: str) -> str:
+        (path,) = (self.home.root / "airflow" / "logs").glob(
+            f"*/run_id={run['dag_run_id']}/task_id={task}/attempt=1.log"
+        )
+        return path.read_text()
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Workspace:
+    (tmp_path / "home").mkdir()
+    return Workspace(tmp_path / "home")
+
+
+@pytest.fixture
+def witness(tmp_path: Path) -> Path:
+    """Where it is written down that a process has looked for TensorFlow."""
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(WITNESS.format(path=str(tmp_path / "seen")))
+    (tmp_path / "seen").touch()
+    return tmp_path / "seen"
+
+
+@contextmanager
+def up(home: Workspace, witness: Path, schedule: str) -> Iterator[Airflow]:
+    port = free_port()
+    path = os.pathsep.join(filter(None, [str(witness.parent / "site"), os.environ.get("PYTHONPATH")]))
+    settings = {"MNIST_HOME": str(home.root), "MNIST_SCHEDULE": schedule, "MNIST_WATCH_INBOX": "1s", "PORT": str(port)}
+    process = subprocess.Popen(
+        [sys.executable, str(PROJECT / "scripts" / "up.py")],
+        env={**os.environ, **settings, "PYTHONPATH": path},
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        assert process.stdout
+        assert any("password" in line for line in process.stdout)
+        password = json.loads((home.root / "airflow" / "passwords.json").read_text())["admin"]
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30, trust_env=False) as client:
+            token = client.post("/auth/token", json={"username": "admin", "password": password}).json()["access_token"]
+            client.headers["Authorization"] = f"Bearer {token}"
+            yield Airflow(client, home)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=60)
+
+
+def drop(home: Workspace, name: str) -> None:
+    """Put a batch into the inbox, slowly; it is complete only with its marker."""
+    inbox = home.root / "inbox"
+    inbox.mkdir(exist_ok=True)
+    (inbox / name).write_bytes(b"no archive")  # of no use to a training: the data stay as they are
+    time.sleep(3)
+    (inbox / f"{name}.done").touch()
+
+
+def test_a_batch_makes_one_run_whatever_restarts_and_unchanged_nights_need_no_tensorflow(
+    home: Workspace, witness: Path
+) -> None:
+    with up(home, witness, schedule="") as airflow:
+        drop(home, "first.npz")
+        trained = airflow.ended("asset_triggered", 1)
+        assert (trained["state"], set(airflow.states(trained).values())) == ("success", {"success"})
+        assert ModelDirectory(home.models).versions()[0].number == 1
+        assert witness.read_text()  # the witness is awake
+        witness.write_text("")
+
+        drop(home, "second.npz")
+        unchanged = airflow.ended("asset_triggered", 2)
+        assert (unchanged["state"], airflow.states(unchanged)) == ("success", SKIPPED)
+        for task in ("train", "evaluate", "promote"):
+            assert "nothing has changed since version 1" in airflow.logs(unchanged, task)
+        time.sleep(5)
+        assert len(airflow.runs("asset_triggered")) == 2
+
+    with up(home, witness, schedule="* * * * *") as airflow:  # a night a minute
+        night = airflow.ended("scheduled", 1)
+        assert (night["state"], airflow.states(night)) == ("success", SKIPPED)
+        assert len(airflow.runs("asset_triggered")) == 2  # nothing is said again after a restart
+
+    assert witness.read_text() == ""
+    decision = json.loads((home.run(night["dag_run_id"]) / "decision.json").read_text())
+    assert (decision["outcome"], decision["champion_version"]) == ("unchanged", 1)
+    assert [version.number for version in ModelDirectory(home.models).versions()] == [1]
+    took = [seconds(run) for run in (unchanged, night)]
+    COUNTS.append(f"runs on which nothing had changed took {took[0]:.1f} and {took[1]:.1f} s")
+    assert max(took) < 30
+
+
+def seconds(run: dict[str, Any]) -> float:
+    """From when the run was asked for to its end."""
+    asked, ended = (datetime.fromisoformat(run[key].replace("Z", "+00:00")) for key in ("queued_at", "end_date"))
+    return (ended - asked).total_seconds()
