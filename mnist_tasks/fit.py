@@ -24,16 +24,17 @@ from __future__ import annotations
 import logging
 import math
 import mmap
+import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from mnist_tasks.dataset import release
 from mnist_tasks.errors import InputError, TrainingDivergedError
 
 if TYPE_CHECKING:
@@ -52,9 +53,8 @@ Pieces = Callable[[Rows], Iterator[tuple[Any, Any, int]]]
 FIRST_CALL_STEPS = 1  # as nobody knows yet how long a step takes
 CALL_SECONDS = 1.0
 PROGRESS_SECONDS = 30  # between lines about an epoch that takes longer
-PIECE_BYTES = 32 * 2**20  # long enough to train on to read the next meanwhile; larger ones are no faster
+PIECE_BYTES = 8 * 2**20  # long enough to train on to read the next meanwhile; larger ones are no faster
 PIECES_IN_MEMORY = 4  # at most: one to train on, the one before, and the next as an array and as a tensor
-READ_AT_ONCE = 256  # images; each maps up to 64 KiB of the file into the process, until they are released
 ALIGNMENT = 64  # bytes; what TensorFlow's CPU kernels expect of a tensor that they did not allocate
 
 
@@ -123,7 +123,7 @@ def fit(
         rows: the indices of the images to train on, shape (m,); all if None.
         validation_rows: the indices of images to measure after each epoch.
         image_memory: how many bytes images and labels may take on each device; more are streamed, best from a memory
-            map. What was written to a memory map that is streamed is lost.
+            map, whose file is read then.
 
     Whoever stops taking epochs early has the weights of the last step; moving averages of them (`use_ema`) are in place
     when the last epoch is yielded, as after `keras.Model.fit`.
@@ -267,9 +267,6 @@ def _streamed(
             "batch_size"
         )
     size = max(1, int(min(PIECE_BYTES, image_memory / PIECES_IN_MEMORY) / batch_bytes)) * batch_size
-    for array in (images, labels):
-        if isinstance(array.base, mmap.mmap):  # or each image would bring its neighbours from the disk
-            array.base.madvise(mmap.MADV_RANDOM)
 
     def read(rows: Rows) -> tuple[Array, ...]:
         return tuple(_rows_of(array, rows, size) for array in (images, labels))
@@ -287,12 +284,17 @@ def _streamed(
 
 
 def _rows_of(array: Array, rows: Rows, size: int) -> Array:
-    """A copy of these rows of an array, filled up to `size` with anything; of a memory map no page stays in memory."""
+    """A copy of these rows of an array, filled up to `size` with anything.
+
+    Of a memory map they are read from its file: in the map, each would bring its neighbours into the process's memory.
+    """
     copy = np.empty((size, *array.shape[1:]), array.dtype)
-    for start in range(0, len(rows), READ_AT_ONCE):
-        some = rows[start : start + READ_AT_ONCE]
-        copy[start : start + len(some)] = array[some]
-        release(array)
+    if isinstance(array, np.memmap) and isinstance(array.base, mmap.mmap) and array.ndim > 1:
+        with Path(array.filename).open("rb", buffering=0) as file:
+            for target, row in zip(copy, rows.tolist(), strict=False):
+                os.preadv(file.fileno(), [target], array.offset + row * array.strides[0])
+    else:
+        copy[: len(rows)] = array[rows]
     return copy
 
 

@@ -127,11 +127,10 @@ def test_a_memory_map_is_not_copied(images: Array, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("batches_in_a_piece", [1, 3])
 def test_streamed_data_give_the_same_bits(
-    batches_in_a_piece: int, images: Array, labels: Array, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    batches_in_a_piece: int, images: Array, labels: Array, tmp_path: Path
 ) -> None:
     np.save(tmp_path / "images.npy", images)
     mapped = np.load(tmp_path / "images.npy", mmap_mode="c")
-    monkeypatch.setattr(fit_module, "READ_AT_ONCE", 40)  # more than a batch, and no divisor of three
     batch = 32 * (images.nbytes + labels.nbytes) / IMAGES
     options = {"rows": np.arange(100, 900), "validation_rows": np.arange(50, 100)}
     streamed, resident = (new_model("adam", batch_normalization=True) for _ in range(2))
