@@ -203,7 +203,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 def test_a_run_is_promoted_with_the_training_on_the_gpu_worker(stack: Stack) -> None:
     assert stack.health() == HEALTHY
 
-    result = stack.make("stack-run", "epochs=2")
+    result = stack.make("stack-run")
 
     assert result.returncode == 0, result.stdout + result.stderr
     assert "promoted as version 1: accuracy 0.9" in result.stdout
