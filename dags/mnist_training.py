@@ -35,8 +35,14 @@ if WATCH:
     from mnist_watch import watched
 
 # Where the tasks that want a GPU run. The pool must exist.
-GPU_QUEUE = os.environ.get("MNIST_GPU_QUEUE", "default")
-GPU_POOL = os.environ.get("MNIST_GPU_POOL", "default_pool")
+ON_GPU: dict[str, Any] = {
+    "queue": os.environ.get("MNIST_GPU_QUEUE", "default"),
+    "pool": os.environ.get("MNIST_GPU_POOL", "default_pool"),
+}
+if GPU_IMAGE := os.environ.get("MNIST_KUBERNETES_GPU_IMAGE", "").strip():
+    from mnist_kubernetes import gpu_pod
+
+    ON_GPU["executor_config"] = gpu_pod(GPU_IMAGE)
 
 # How long a candidate that passes the gate waits for a person's approval, such as 24h; empty for no approval.
 APPROVAL = time_to_wait("MNIST_APPROVAL", os.environ.get("MNIST_APPROVAL", ""))
@@ -107,7 +113,7 @@ def mnist_training() -> None:
 
         return asdict(normalize(Workspace.from_environment().dataset(loaded["digest"])))
 
-    @task(multiple_outputs=False, execution_timeout=timedelta(hours=6), queue=GPU_QUEUE, pool=GPU_POOL)
+    @task(multiple_outputs=False, execution_timeout=timedelta(hours=6), **ON_GPU)
     @no_retry_for_bad_input()
     def train(
         normalized: XCom, params: Context = None, run_id: Context = None, dag_run: Context = None
@@ -126,7 +132,7 @@ def mnist_training() -> None:
         with tensorflow_in_airflow():
             return asdict(train(workspace.dataset(digest), config.training, run))
 
-    @task(multiple_outputs=False, queue=GPU_QUEUE, pool=GPU_POOL, trigger_rule="none_failed")
+    @task(multiple_outputs=False, **ON_GPU, trigger_rule="none_failed")
     @no_retry_for_bad_input()
     def evaluate(trained: XCom, run_id: Context = None) -> dict[str, Any]:
         skip_as_before(trained, run_id)

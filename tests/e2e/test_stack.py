@@ -215,6 +215,34 @@ def test_a_run_is_promoted_with_the_training_on_the_gpu_worker(stack: Stack) -> 
     assert ran_on == {task: on_gpu if task in ("train", "evaluate") else on_cpu for task in TASKS}
 
 
+def test_kubernetes_gets_a_pod_with_a_gpu_for_the_training(stack: Stack) -> None:
+    template = (PROJECT / "docs" / "pod-template.yaml").read_text()
+    script = (
+        "import json, sys, tempfile, yaml\n"
+        "from airflow.dag_processing.dagbag import DagBag\n"
+        "from airflow.providers.cncf.kubernetes.pod_generator import PodGenerator\n"
+        "from airflow.serialization.serialized_objects import DagSerialization\n"
+        "bag = DagBag('/opt/mnist/dags')\n"
+        "assert not bag.import_errors, bag.import_errors\n"
+        "dag = bag.dags['mnist_training']\n"
+        "DagSerialization.to_dict(dag)\n"
+        "template = PodGenerator.deserialize_model_dict(yaml.safe_load(sys.argv[1]))\n"
+        "for name in ('load', 'train', 'evaluate'):\n"
+        "    override = dag.get_task(name).executor_config.get('pod_override')\n"
+        "    pod = PodGenerator.reconcile_pods(template, override)\n"
+        "    (base,) = pod.spec.containers\n"
+        "    print(name, base.name, base.image, base.resources.limits, len(base.volume_mounts))\n"
+    )
+    override = ["--env", "MNIST_KUBERNETES_GPU_IMAGE=gpu:1"]
+    output = stack("exec", "--no-TTY", *override, "worker", "python", "-c", script, template)
+
+    assert output.splitlines()[-3:] == [
+        "load base registry.example.com/mnist-airflow:1 {'memory': '4Gi'} 3",
+        "train base gpu:1 {'memory': '4Gi', 'nvidia.com/gpu': '1'} 3",
+        "evaluate base gpu:1 {'memory': '4Gi', 'nvidia.com/gpu': '1'} 3",
+    ]
+
+
 @pytest.mark.stack
 def test_a_rejected_run_says_so(stack: Stack) -> None:
     result = stack.make("stack-run", "epochs=1", "min_accuracy=0.998")
