@@ -55,17 +55,23 @@ def answer() -> Iterator[Answer]:
     threads, stop = [], threading.Event()
 
     def reply(option: str, user: dict[str, str] | None, **params: Any) -> None:
+        """Answer until the task goes on: dag.test, still busy with the asking, may write over a quick answer."""
+        asked = None
         while not stop.wait(0.1):
             with create_session() as session:
-                waiting = select(TaskInstance).where(TaskInstance.state == "awaiting_input")
-                task = session.scalar(waiting.options(joinedload(TaskInstance.hitl_detail)))
-                if task:
-                    detail = task.hitl_detail
+                task = session.scalar(
+                    select(TaskInstance)
+                    .where(TaskInstance.id == asked if asked else TaskInstance.state == "awaiting_input")
+                    .options(joinedload(TaskInstance.hitl_detail))
+                )
+                if task and task.state == "awaiting_input" and task.hitl_detail:
+                    asked, detail = task.id, task.hitl_detail
                     detail.chosen_options, detail.params_input = [option], params
                     detail.responded_by, detail.responded_at = user, datetime.now(timezone.utc)
                     event: Any = TriggerEvent  # which has no annotations
                     event = event(detail.as_resume_event_payload(timedout=user is None))
                     handle_event_submit(event, task_instance=task, session=session)
+                elif task and task.state != "scheduled":
                     return
 
     def start(option: str, user: dict[str, str] | None, **params: Any) -> None:
