@@ -183,6 +183,11 @@ def wait_until(condition: Callable[[], object], seconds: float) -> float:
     return time.monotonic() - start
 
 
+def took(output: str) -> str:
+    """What `make stack-run` says about the time of the run."""
+    return re.findall(r" \S+ s after it was triggered$", output, re.MULTILINE)[0]
+
+
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """The stack, built and up."""
@@ -207,6 +212,7 @@ def test_a_run_is_promoted_with_the_training_on_the_gpu_worker(stack: Stack) -> 
 
     assert result.returncode == 0, result.stdout + result.stderr
     assert "promoted as version 1: accuracy 0.9" in result.stdout
+    COUNTS.append(f"stack: first run{took(result.stdout)}")
     (run,) = stack.api("GET", "/dags/mnist_training/dagRuns")["dag_runs"]
     instances = stack.api("GET", f"/dags/mnist_training/dagRuns/{run['dag_run_id']}/taskInstances")["task_instances"]
     ran_on = {task["task_id"]: (task["queue"], task["pool"], task["hostname"]) for task in instances}
@@ -254,7 +260,9 @@ def test_a_rejected_run_says_so(stack: Stack) -> None:
 
 @pytest.mark.stack
 def test_a_rollback_publishes_an_older_version_again(stack: Stack) -> None:
-    assert stack.make("stack-run", "epochs=3").returncode == 0
+    result = stack.make("stack-run")
+    assert result.returncode == 0, result.stdout + result.stderr
+    COUNTS.append(f"stack: the same again{took(result.stdout)}")
 
     assert Run(stack, "mnist_rollback", {"reason": "a test"}).wait() == "success"
 
