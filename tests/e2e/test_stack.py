@@ -185,7 +185,8 @@ def wait_until(condition: Callable[[], object], seconds: float) -> float:
 
 def took(output: str) -> str:
     """What `make stack-run` says about the time of the run."""
-    return re.findall(r" \S+ s after it was triggered$", output, re.MULTILINE)[0]
+    (line,) = re.findall(r" \S+ s after it was triggered$", output, re.MULTILINE)
+    return str(line)
 
 
 @pytest.fixture(scope="module")
@@ -403,10 +404,10 @@ def test_a_run_survives_while_it_trains(fault: str, stack: Stack, undisturbed: t
             noticed = time.monotonic() - broken
         time.sleep(0.5)
     tries = run.task("train")["try_number"]
-    took = time.monotonic() - run.started
+    lasted = time.monotonic() - run.started
     COUNTS.append(
         f"stack: {fault}: {f'noticed after {noticed:.0f} s, ' if noticed else ''}{tries} tries of train, run ended "
-        f"{run.state} {took:.0f} s after its start ({took - seconds:+.0f} s)"
+        f"{run.state} {lasted:.0f} s after its start ({lasted - seconds:+.0f} s)"
     )
 
     assert run.state == "success"
