@@ -80,7 +80,7 @@ stack-down:
 	$(COMPOSE) down
 
 stack-test: .venv/ready-dev
-	$(BIN)/python -m pytest -m stack
+	$(BIN)/python -m pytest -m "" tests/e2e/test_stack.py
 
 clean:
 	rm -rf .venv build *.egg-info .hypothesis .pytest_cache .ruff_cache .mypy_cache

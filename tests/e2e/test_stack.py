@@ -377,13 +377,13 @@ def weights(stack: Stack) -> str:
 
 FAULTS: dict[str, Callable[[Stack], None]] = {
     "SIGKILL of worker-gpu": kill_the_gpu_worker,
-    "restart of redis": restart("redis"),
-    "restart of postgres": restart("postgres"),
-    "restart of the scheduler": restart("scheduler"),
     "restart of the api-server": restart("api-server"),
-    "worker-gpu stopped for 120 s": stop_the_gpu_worker,
+    "restart of postgres": restart("postgres"),
+    "restart of redis": restart("redis"),
+    "restart of the scheduler": restart("scheduler"),
     "worker-gpu cut from the api-server for 30 s": cut_the_network,
     "disk of MNIST_HOME full for 20 s": fill_the_disk,
+    "worker-gpu stopped for 120 s": stop_the_gpu_worker,
 }
 
 
