@@ -15,6 +15,9 @@ def gpu_pod(image: str) -> dict[str, Any]:
     container = models.V1Container(
         name="base",  # the one that Airflow runs the task in
         image=image,
-        resources=models.V1ResourceRequirements(limits={"nvidia.com/gpu": "1"}),
+        # All of them: Airflow does not merge these with the template's.
+        resources=models.V1ResourceRequirements(
+            requests={"cpu": "1", "memory": "1Gi"}, limits={"memory": "4Gi", "nvidia.com/gpu": "1"}
+        ),
     )
     return {"pod_override": models.V1Pod(spec=models.V1PodSpec(containers=[container]))}

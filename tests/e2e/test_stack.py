@@ -225,11 +225,13 @@ def test_a_run_is_promoted_with_the_training_on_the_gpu_worker(stack: Stack) -> 
 def test_kubernetes_gets_a_pod_with_a_gpu_for_the_training(stack: Stack) -> None:
     template = (PROJECT / "docs" / "pod-template.yaml").read_text()
     script = (
-        "import json, sys, tempfile, yaml\n"
-        "from airflow.dag_processing.dagbag import DagBag\n"
+        "import sys, yaml\n"
+        "from pathlib import Path\n"
+        "from airflow.dag_processing.dagbag import BundleDagBag\n"
         "from airflow.providers.cncf.kubernetes.pod_generator import PodGenerator\n"
         "from airflow.serialization.serialized_objects import DagSerialization\n"
-        "bag = DagBag('/opt/mnist/dags')\n"
+        "folder = Path('/opt/mnist/dags')\n"
+        "bag = BundleDagBag(str(folder), bundle_path=folder, bundle_name='dags-folder')\n"
         "assert not bag.import_errors, bag.import_errors\n"
         "dag = bag.dags['mnist_training']\n"
         "DagSerialization.to_dict(dag)\n"
