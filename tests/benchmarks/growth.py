@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from mnist_tasks.config import TrainConfig
+from mnist_tasks.config import DataRules, TrainConfig
 from mnist_tasks.evaluate import evaluate
 from mnist_tasks.load import load
 from mnist_tasks.normalize import normalize
@@ -48,7 +48,7 @@ def run_task(name: str, home: Path) -> dict[str, Any]:
     workspace = Workspace(home)
     start = time.perf_counter()
     if name == "load":
-        result: Any = load(str(home / "many.npz"), workspace.datasets)
+        result: Any = load(str(home / "many.npz"), workspace.datasets, rules=DataRules(max_duplicates=1))
     else:
         (dataset,) = (folder for folder in workspace.datasets.iterdir() if folder.is_dir())
         if name == "normalize":
