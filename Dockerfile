@@ -14,7 +14,8 @@ ENV PIP_DISABLE_PIP_VERSION_CHECK=1 \
     AIRFLOW__CORE__LOAD_EXAMPLES=False \
     AIRFLOW__LOGGING__BASE_LOG_FOLDER=/opt/mnist/logs \
     MNIST_HOME=/opt/mnist/home \
-    MPLCONFIGDIR=/tmp/matplotlib
+    MPLCONFIGDIR=/tmp/matplotlib \
+    PYTHONPATH=/opt/mnist/packages
 COPY requirements.txt requirements-stack.txt /tmp/requirements/
 RUN --mount=type=cache,target=/root/.cache/pip \
     pip install --quiet --compile -r /tmp/requirements/requirements.txt -r /tmp/requirements/requirements-stack.txt
@@ -33,10 +34,10 @@ USER root
 COPY pyproject.toml README.md LICENSE /tmp/project/
 COPY mnist_tasks /tmp/project/mnist_tasks
 RUN pip install --quiet --no-deps --no-build-isolation --compile --target /code/packages /tmp/project
-COPY dags /code/mnist/dags
-COPY plugins /code/mnist/plugins
-COPY scripts /code/mnist/scripts
-RUN python -m compileall -q /code/mnist
+COPY dags /code/dags
+COPY plugins /code/plugins
+COPY scripts /code/scripts
+RUN python -m compileall -q /code/dags /code/plugins /code/scripts
 
 FROM packages AS cuda
 USER root
@@ -48,13 +49,9 @@ USER airflow
 FROM cuda AS gpu
 ARG COMMIT
 ENV MNIST_COMMIT=${COMMIT}
-COPY --from=code /code/packages /opt/mnist/packages
-COPY --from=code /code/mnist /opt/mnist
-ENV PYTHONPATH=/opt/mnist/packages
+COPY --from=code /code /opt/mnist
 
 FROM packages AS airflow
 ARG COMMIT
 ENV MNIST_COMMIT=${COMMIT}
-COPY --from=code /code/packages /opt/mnist/packages
-COPY --from=code /code/mnist /opt/mnist
-ENV PYTHONPATH=/opt/mnist/packages
+COPY --from=code /code /opt/mnist

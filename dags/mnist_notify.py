@@ -145,8 +145,10 @@ def _promotion(context: Context) -> News:
 
 
 def _rejection(context: Context) -> News | None:
+    from mnist_tasks.fingerprint import UNCHANGED
+
     decision = _decision(context)
-    if decision["outcome"] == "unchanged":
+    if decision["outcome"] == UNCHANGED:
         return None
     champion = decision["champion_version"]
     stays = f"version {champion} stays" if champion else "there is no champion yet"

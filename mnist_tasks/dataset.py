@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import mmap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,12 +130,15 @@ class ArrayFile:
         """Read the header.
 
         Raises:
-            InputError: if it cannot be read, or the array is not stored row after row.
+            InputError: if it cannot be read or is cut short, or the array is not stored row after row.
         """
         try:
             with path.open("rb") as file:
                 shape, fortran_order, dtype = npy_header(file)
                 offset = file.tell()
+            missing = offset + math.prod(shape) * dtype.itemsize - path.stat().st_size
+            if missing > 0:
+                raise ValueError(f"{missing:,} bytes are missing")
         except (OSError, ValueError) as error:
             raise InputError(f"{path} cannot be read: {error}; clear the load task to write it again") from error
         if fortran_order:
@@ -147,7 +149,7 @@ class ArrayFile:
         return self.shape[0]
 
     def chunks(self) -> Iterator[npt.NDArray[Any]]:
-        """All rows in order, `CHUNK` at a time; fewer than announced if the file is cut short."""
+        """All rows in order, `CHUNK` at a time."""
         row = math.prod(self.shape[1:])
         with self.path.open("rb") as file:
             file.seek(self.offset)
@@ -191,16 +193,6 @@ def open_array(path: Path) -> npt.NDArray[Any]:
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read: {error}; clear the load task to write it again") from error
     return array
-
-
-def release(array: npt.NDArray[Any]) -> None:
-    """Give the memory of a memory-mapped array back to the system; what is read again comes from the file again.
-
-    Pages of a file that were read count as the process's memory until then. What was written to the array is lost.
-    Nothing happens to an array that is not memory-mapped as a whole.
-    """
-    if isinstance(array.base, mmap.mmap):
-        array.base.madvise(mmap.MADV_DONTNEED)
 
 
 def write_array(path: Path, shape: tuple[int, ...], chunks: Iterable[npt.NDArray[Any]]) -> None:

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from filelock import FileLock
 
-from mnist_tasks.dataset import PIXEL_MAX, SPLITS, Dataset, Float32, Split, UInt8, release, write_array
+from mnist_tasks.dataset import PIXEL_MAX, SPLITS, ArrayFile, Dataset, Float32, Split, UInt8, write_array
 from mnist_tasks.errors import InputError
 from mnist_tasks.files import write_atomically
 from mnist_tasks.runtime import reported
 
 log = logging.getLogger(__name__)
-
-CHUNK = 4096  # images at a time: 13 MB of float32
 
 
 @dataclass(frozen=True)
@@ -54,7 +51,7 @@ def normalize(dataset_folder: Path) -> Normalized:
 
 def _write_split(dataset: Dataset, split: Split) -> bool:
     """Write the normalized images of one split; False if they lie there already, whole."""
-    pixels = dataset.array(f"x_{split}")
+    pixels = ArrayFile.open(dataset.folder / f"x_{split}.npy")
     path = dataset.normalized_path(split)
     if path.exists():
         try:
@@ -63,10 +60,5 @@ def _write_split(dataset: Dataset, split: Split) -> bool:
         except InputError as error:
             log.warning("%s; writing it again", error)
 
-    def chunks() -> Iterator[Float32]:
-        for start in range(0, len(pixels), CHUNK):
-            yield scaled(pixels[start : start + CHUNK])
-            release(pixels)
-
-    write_atomically(path, lambda temporary: write_array(temporary, pixels.shape, chunks()))
+    write_atomically(path, lambda temporary: write_array(temporary, pixels.shape, map(scaled, pixels.chunks())))
     return True

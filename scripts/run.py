@@ -44,38 +44,48 @@ POLL_SECONDS = 0.3
 
 def main(arguments: list[str]) -> int:
     """Run the DAG once and return the exit status."""
+    return exit_status(lambda: run_once(arguments), "stopped; the run is marked as failed, the champion stays")
+
+
+def run_once(arguments: list[str]) -> int:
+    """Start Airflow, run the DAG once, stop Airflow; returns the exit status."""
+    parameters = parse(arguments)
+    RunConfig.from_parameters(parameters)  # refuses what the DAG would refuse, before Airflow is started for it
+    if os.environ.get("MNIST_APPROVAL", "").strip():
+        raise LaunchError(
+            "MNIST_APPROVAL is set, and this command has no UI in which a person could approve the model; trigger "
+            "mnist_training in the UI of make up, or unset MNIST_APPROVAL"
+        )
+    workspace = Workspace.from_environment()
+    workspace.prepare()
+    with tempfile.TemporaryDirectory() as private:
+        passwords = Path(private) / "passwords.json"
+        # Only the run that is asked for: no nightly one that would be due.
+        settings = {"AIRFLOW__SCHEDULER__USE_JOB_SCHEDULE": "False"}
+        services = {"scheduler": ("scheduler", "--skip-serve-logs")}
+        with (
+            local_airflow(workspace, free_port(), passwords, services, settings) as airflow,
+            airflow.client() as client,
+        ):
+            fail_interrupted(client)
+            run = Run.trigger(client, parameters, airflow.home / "logs", airflow.check_services)
+            try:
+                return follow(run, workspace)
+            except BaseException:
+                run.fail()
+                raise
+
+
+def exit_status(work: Callable[[], int], stopped: str) -> int:
+    """The exit status of some work; what it fails with is printed, and `stopped` if a signal ends it."""
     try:
-        parameters = parse(arguments)
-        RunConfig.from_parameters(parameters)  # refuses what the DAG would refuse, before Airflow is started for it
-        if os.environ.get("MNIST_APPROVAL", "").strip():
-            raise LaunchError(
-                "MNIST_APPROVAL is set, and this command has no UI in which a person could approve the model; trigger "
-                "mnist_training in the UI of make up, or unset MNIST_APPROVAL"
-            )
-        workspace = Workspace.from_environment()
-        workspace.prepare()
-        with tempfile.TemporaryDirectory() as private:
-            passwords = Path(private) / "passwords.json"
-            # Only the run that is asked for: no nightly one that would be due.
-            settings = {"AIRFLOW__SCHEDULER__USE_JOB_SCHEDULE": "False"}
-            services = {"scheduler": ("scheduler", "--skip-serve-logs")}
-            with (
-                local_airflow(workspace, free_port(), passwords, services, settings) as airflow,
-                airflow.client() as client,
-            ):
-                fail_interrupted(client)
-                run = Run.trigger(client, parameters, airflow.home / "logs", airflow.check_services)
-                try:
-                    return follow(run, workspace)
-                except BaseException:
-                    run.fail()
-                    raise
+        return work()
     except (LaunchError, TaskError) as error:
         print(f"failed: {error}", file=sys.stderr)
     except httpx.HTTPStatusError as error:
         print(f"failed: {describe(error)}", file=sys.stderr)
     except Stopped:
-        print("stopped; the run is marked as failed, the champion stays", file=sys.stderr)
+        print(stopped, file=sys.stderr)
     except Exception:
         # An uncaught exception would end with status 1, which says "rejected".
         traceback.print_exc()

@@ -9,25 +9,30 @@ from __future__ import annotations
 import os
 import sys
 import time
-import traceback
 from pathlib import Path
 from typing import Any
 
 import httpx
-from local_airflow import USER, LaunchError, Stopped, describe, stop_on_signals
-from run import FAILED, POLL_SECONDS, Run, follow, parse
+from local_airflow import USER, LaunchError, stop_on_signals
+from run import POLL_SECONDS, Run, exit_status, follow, parse
 
 from mnist_tasks.config import RunConfig
-from mnist_tasks.errors import TaskError
 from mnist_tasks.workspace import Workspace
 
-URL = "http://api-server:8080"
-LOGS = Path(os.environ["AIRFLOW__LOGGING__BASE_LOG_FOLDER"])
 AWAY_SECONDS = 180  # of the API server, restarts of it and of Postgres included
 
 
 class PatientClient(httpx.Client):
-    """A client that is logged in, and waits and logs in again while the API server or its database is away."""
+    """A client of Airflow's API that logs in as admin, and waits and logs in again while it or its database is away.
+
+    Args:
+        url: the API server's.
+        password: the admin's.
+    """
+
+    def __init__(self, url: str, password: str) -> None:
+        super().__init__(base_url=url, timeout=30, trust_env=False)
+        self.password = password
 
     def request(self, method: str, url: httpx.URL | str, **arguments: Any) -> httpx.Response:
         """As httpx does, but try again; only what changes nothing, as a trigger may have been taken."""
@@ -39,38 +44,35 @@ class PatientClient(httpx.Client):
                 if (answer.status_code != 401 and not answer.is_server_error) or time.monotonic() > deadline:
                     return answer
                 if answer.status_code == 401:
-                    log_in(self)
+                    self.log_in()
             except httpx.TransportError:
                 if time.monotonic() > deadline:
                     raise
             time.sleep(POLL_SECONDS)
 
-
-def log_in(client: httpx.Client) -> None:
-    """Get a token, unless the API server is away."""
-    answer = client.post("/auth/token", json={"username": USER, "password": os.environ["ADMIN_PASSWORD"]})
-    if answer.is_success:
-        client.headers["Authorization"] = f"Bearer {answer.json()['access_token']}"
+    def log_in(self) -> None:
+        """Get a token, unless the API server is away."""
+        answer = self.post("/auth/token", json={"username": USER, "password": self.password})
+        if answer.is_success:
+            self.headers["Authorization"] = f"Bearer {answer.json()['access_token']}"
 
 
 def main(arguments: list[str]) -> int:
     """Run the DAG once and return the exit status."""
-    try:
-        parameters = parse(arguments)
-        RunConfig.from_parameters(parameters)  # refuses what the DAG would refuse
-        with PatientClient(base_url=URL, timeout=30, trust_env=False) as client:
-            log_in(client)
-            return follow(Run.trigger(client, parameters, LOGS), Workspace.from_environment())
-    except (LaunchError, TaskError, httpx.TransportError) as error:
-        print(f"failed: {error}", file=sys.stderr)
-    except httpx.HTTPStatusError as error:
-        print(f"failed: {describe(error)}", file=sys.stderr)
-    except Stopped:
-        print("no longer following; the run goes on", file=sys.stderr)
-    except Exception:
-        # An uncaught exception would end with status 1, which says "rejected".
-        traceback.print_exc()
-    return FAILED
+    return exit_status(lambda: run_once(arguments), "no longer following; the run goes on")
+
+
+def run_once(arguments: list[str]) -> int:
+    """Trigger a run and follow it; returns the exit status."""
+    parameters = parse(arguments)
+    RunConfig.from_parameters(parameters)  # refuses what the DAG would refuse
+    logs = Path(os.environ["AIRFLOW__LOGGING__BASE_LOG_FOLDER"])
+    with PatientClient("http://api-server:8080", os.environ["ADMIN_PASSWORD"]) as client:
+        try:
+            client.log_in()
+            return follow(Run.trigger(client, parameters, logs), Workspace.from_environment())
+        except httpx.TransportError as error:
+            raise LaunchError(str(error)) from error
 
 
 if __name__ == "__main__":

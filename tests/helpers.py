@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import os
+import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy.typing as npt
 import pytest
 
 from mnist_tasks.files import sha256
 from mnist_tasks.gate import Policy
 from mnist_tasks.registry import ModelDirectory, Version
+from mnist_tasks.workspace import PROJECT, Workspace
 
 # Parameters of the gate under which any model passes that gives probabilities.
 ANYTHING = {
@@ -68,6 +74,41 @@ def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port: int = server.getsockname()[1]
     return port
+
+
+@contextmanager
+def served(home: Workspace, **environment: str) -> Iterator[str]:
+    """`make up` on a workspace, once somebody can log in; yields the address."""
+    port = free_port()
+    process = subprocess.Popen(
+        [sys.executable, str(PROJECT / "scripts" / "up.py")],
+        env={**os.environ, "MNIST_HOME": str(home.root), "PORT": str(port), **environment},
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        assert process.stdout
+        assert any("password" in line for line in process.stdout)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=60)
+
+
+def password(home: Workspace) -> str:
+    """The admin's, of what `served` serves."""
+    return str(json.loads((home.root / "airflow" / "passwords.json").read_text())["admin"])
+
+
+@contextmanager
+def logged_in(url: str, home: Workspace) -> Iterator[httpx.Client]:
+    """A client of the API of what `served` serves, logged in as admin."""
+    with httpx.Client(base_url=url, timeout=30, trust_env=False) as client:
+        login = {"username": "admin", "password": password(home)}
+        token = client.post("/auth/token", json=login).json()["access_token"]
+        client.headers["Authorization"] = f"Bearer {token}"
+        yield client
 
 
 def stand_in(name: str, folder: Path) -> dict[str, Any]:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from airflow.dag_processing.dagbag import BundleDagBag
@@ -32,3 +37,22 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
 
 def states(run: DagRun) -> dict[str, str]:
     return {task.task_id: str(task.state) for task in run.get_task_instances()}
+
+
+def parse(facts: str, **environment: str) -> dict[str, Any]:
+    """What a process that parses the training's DAG file has imported (`modules`), and other facts.
+
+    Args:
+        facts: the items of a Python dictionary about `dag`.
+        environment: variables of the process.
+    """
+    script = (
+        "import json, sys; sys.path[:0] = sys.argv[1:]\n"
+        "import mnist_training as module\n"
+        "dag = module.mnist_training()\n"
+        f"print(json.dumps({{'modules': sorted(sys.modules), {facts}}}))"
+    )
+    command = [sys.executable, "-c", script, str(DAGS), str(DAGS.parent / "plugins")]
+    result = subprocess.run(command, env={**os.environ, **environment}, check=True, capture_output=True, text=True)
+    answer: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
+    return answer

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,7 +18,7 @@ from mnist_tasks.dataset import Digits
 from mnist_tasks.errors import InputError
 from mnist_tasks.registry import ModelDirectory
 from mnist_tasks.workspace import Workspace
-from tests.dags.conftest import DAGS, states
+from tests.dags.conftest import parse, states
 from tests.forms import done, write_npz
 from tests.helpers import ANYTHING
 from tests.test_config import BAD_VALUES
@@ -34,25 +31,13 @@ def dag(dags: dict[str, DAG]) -> DAG:
     return dags["mnist_training"]
 
 
-def parse(**environment: str) -> dict[str, Any]:
-    """What a process that parses the DAG file sees and has imported."""
-    script = (
-        "import json, sys; sys.path.insert(0, sys.argv[1])\n"
-        "import mnist_training as module\n"
-        "dag = module.mnist_training()\n"
-        "print(json.dumps({'modules': sorted(sys.modules), 'schedule': str(dag.schedule),\n"
-        "    'placement': {task.task_id: [task.queue, task.pool] for task in dag.tasks}}))"
-    )
-    command = [sys.executable, "-c", script, str(DAGS)]
-    result = subprocess.run(command, env={**os.environ, **environment}, check=True, capture_output=True, text=True)
-    answer: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
-    return answer
+PLACEMENT = "'schedule': str(dag.schedule), 'placement': {task.task_id: [task.queue, task.pool] for task in dag.tasks}"
 
 
 def test_parsing_imports_nothing_heavy() -> None:
     heavy = {"tensorflow", "keras", "numpy", "pandas", "mnist_tasks.train", "mnist_tasks.evaluate", "mnist_tasks.load"}
 
-    assert heavy & set(parse()["modules"]) == set()
+    assert heavy & set(parse(PLACEMENT)["modules"]) == set()
 
 
 def test_the_tasks_form_a_chain(dag: DAG) -> None:
@@ -104,14 +89,14 @@ def test_promote_alone_has_a_button_that_leads_to_the_models_page(dag: DAG, monk
 
 
 def test_schedule_queue_and_pool_come_from_the_environment() -> None:
-    answer = parse(MNIST_SCHEDULE="0 4 * * 1", MNIST_GPU_QUEUE="gpu", MNIST_GPU_POOL="gpus")
+    answer = parse(PLACEMENT, MNIST_SCHEDULE="0 4 * * 1", MNIST_GPU_QUEUE="gpu", MNIST_GPU_POOL="gpus")
 
     assert answer["schedule"] == "0 4 * * 1"
     assert answer["placement"] == {
         **{task: ["default", "default_pool"] for task in ("load", "normalize", "promote")},
         **{task: ["gpu", "gpus"] for task in ("train", "evaluate")},
     }
-    assert parse(MNIST_SCHEDULE="")["schedule"] == "None"
+    assert parse(PLACEMENT, MNIST_SCHEDULE="")["schedule"] == "None"
 
 
 def test_the_form_has_every_parameter_with_its_default(dag: DAG) -> None:

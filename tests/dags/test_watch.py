@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -15,7 +12,7 @@ import pytest
 from airflow.dag_processing.dagbag import DagBag
 from mnist_inbox import MOST, InboxTrigger
 
-from tests.dags.conftest import DAGS
+from tests.dags.conftest import DAGS, parse
 
 # After them the modules of the DAG folder can be imported.
 pytestmark = pytest.mark.usefixtures("dags")
@@ -139,23 +136,14 @@ def test_a_slow_file_system_does_not_hold_up_the_other_triggers(
     assert turns > 10
 
 
-def parse(**environment: str) -> dict[str, Any]:
-    script = (
-        "import json, sys; sys.path[:0] = sys.argv[1:]\n"
-        "import mnist_training as module\n"
-        "dag = module.mnist_training()\n"
-        "condition = getattr(dag.timetable, 'asset_condition', None)\n"
-        "print(json.dumps({'modules': sorted(sys.modules), 'schedule': type(dag.timetable).__name__,\n"
-        "    'watchers': [watcher.name for asset in getattr(condition, 'objects', ()) for watcher in asset.watchers]}))"
-    )
-    command = [sys.executable, "-c", script, str(DAGS), str(DAGS.parent / "plugins")]
-    result = subprocess.run(command, env={**os.environ, **environment}, check=True, capture_output=True, text=True)
-    answer: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
-    return answer
+WATCHERS = (
+    "'schedule': type(dag.timetable).__name__, 'watchers': [watcher.name for asset in "
+    "getattr(getattr(dag.timetable, 'asset_condition', None), 'objects', ()) for watcher in asset.watchers]"
+)
 
 
 def test_it_is_off_by_default_and_then_not_even_imported() -> None:
-    answer = parse()
+    answer = parse(WATCHERS)
 
     assert answer["watchers"] == []
     assert {"mnist_watch", "mnist_inbox"} & set(answer["modules"]) == set()
@@ -163,7 +151,7 @@ def test_it_is_off_by_default_and_then_not_even_imported() -> None:
 
 @pytest.mark.parametrize(("cron", "schedule"), [("0 2 * * *", "AssetOrTimeSchedule"), ("", "AssetTriggeredTimetable")])
 def test_it_comes_in_addition_to_the_nightly_schedule_and_imports_nothing_heavy(cron: str, schedule: str) -> None:
-    answer = parse(MNIST_WATCH_INBOX="30s", MNIST_SCHEDULE=cron)
+    answer = parse(WATCHERS, MNIST_WATCH_INBOX="30s", MNIST_SCHEDULE=cron)
 
     assert (answer["schedule"], answer["watchers"]) == (schedule, ["mnist_inbox"])
     assert {"tensorflow", "keras", "numpy", "pandas"} & set(answer["modules"]) == set()

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -18,8 +14,8 @@ import httpx
 import pytest
 
 from mnist_tasks.registry import ModelDirectory
-from mnist_tasks.workspace import PROJECT, Workspace
-from tests.helpers import ANYTHING, free_port
+from mnist_tasks.workspace import Workspace
+from tests.helpers import ANYTHING, logged_in, served
 
 pytestmark = pytest.mark.slow
 
@@ -99,33 +95,15 @@ def chat() -> Iterator[tuple[str, list[str]]]:
 
 @pytest.fixture(scope="module")
 def airflow(tmp_path_factory: pytest.TempPathFactory, npz: Path, chat: tuple[str, list[str]]) -> Iterator[Airflow]:
-    home, port = Workspace(tmp_path_factory.mktemp("home")), free_port()
+    home = Workspace(tmp_path_factory.mktemp("home"))
     url, told = chat
     settings = {
-        "MNIST_HOME": str(home.root),
         "MNIST_SCHEDULE": "",
         "MNIST_APPROVAL": WAIT,
         "MNIST_NOTIFY": json.dumps([{"notifier": "mnist_notify.WebhookNotifier", "url": url}]),
-        "PORT": str(port),
     }
-    process = subprocess.Popen(
-        [sys.executable, str(PROJECT / "scripts" / "up.py")],
-        env={**os.environ, **settings},
-        stdout=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        assert process.stdout
-        assert any("password" in line for line in process.stdout)
-        password = json.loads((home.root / "airflow" / "passwords.json").read_text())["admin"]
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30, trust_env=False) as client:
-            token = client.post("/auth/token", json={"username": "admin", "password": password}).json()["access_token"]
-            client.headers["Authorization"] = f"Bearer {token}"
-            yield Airflow(home, client, npz, told)
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=60)
+    with served(home, **settings) as airflow_url, logged_in(airflow_url, home) as client:
+        yield Airflow(home, client, npz, told)
 
 
 def test_a_candidate_that_is_approved_is_promoted_with_the_name(airflow: Airflow) -> None:

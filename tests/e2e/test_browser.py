@@ -9,9 +9,6 @@ import json
 import os
 import re
 import shutil
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
@@ -24,7 +21,7 @@ from mnist_tasks import config
 from mnist_tasks.config import RollbackConfig
 from mnist_tasks.registry import ModelDirectory
 from mnist_tasks.workspace import PROJECT, Workspace
-from tests.helpers import ANYTHING, free_port
+from tests.helpers import ANYTHING, password, served
 
 CHROMIUM = shutil.which("chromium")
 SCREENSHOTS = Path(os.environ.get("SCREENSHOTS", PROJECT / "var" / "screenshots"))
@@ -173,43 +170,22 @@ def api_path(dag_id: str, run_id: str) -> str:
 
 @pytest.fixture(scope="module")
 def ui(tmp_path_factory: pytest.TempPathFactory, npz: Path) -> Iterator[Ui]:
-    home, port = Workspace(tmp_path_factory.mktemp("home")), free_port()
-    process = subprocess.Popen(
-        [sys.executable, str(PROJECT / "scripts" / "up.py")],
-        env={
-            **os.environ,
-            "MNIST_HOME": str(home.root),
-            "MNIST_SCHEDULE": "",
-            "MNIST_APPROVAL": "1h",
-            "PORT": str(port),
-        },
-        stdout=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        assert process.stdout
-        assert any("password" in line for line in process.stdout)
-        with sync_playwright() as playwright:
-            browser = playwright.chromium.launch(
-                executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-            )
-            page = browser.new_context(viewport={"width": 1280, "height": 800}).new_page()
-            url = f"http://127.0.0.1:{port}"
-            page.goto(url)
-            page.fill("input[name=username]", "admin")
-            passwords = json.loads((home.root / "airflow" / "passwords.json").read_text())
-            page.fill("input[name=password]", passwords["admin"])
-            page.keyboard.press("Enter")
-            expect(page.get_by_role("link", name="Dags").first).to_be_visible()
-            problems: list[str] = []
-            page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
-            yield Ui(page, url, home, npz)
-            assert [text for text in problems if "/mnist/" in text or "Content Security Policy" in text] == []
-            browser.close()
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=60)
+    home = Workspace(tmp_path_factory.mktemp("home"))
+    with served(home, MNIST_SCHEDULE="", MNIST_APPROVAL="1h") as url, sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+        )
+        page = browser.new_context(viewport={"width": 1280, "height": 800}).new_page()
+        page.goto(url)
+        page.fill("input[name=username]", "admin")
+        page.fill("input[name=password]", password(home))
+        page.keyboard.press("Enter")
+        expect(page.get_by_role("link", name="Dags").first).to_be_visible()
+        problems: list[str] = []
+        page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
+        yield Ui(page, url, home, npz)
+        assert [text for text in problems if "/mnist/" in text or "Content Security Policy" in text] == []
+        browser.close()
 
 
 @pytest.fixture(scope="module")

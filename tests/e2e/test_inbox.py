@@ -7,9 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,8 +18,8 @@ import httpx
 import pytest
 
 from mnist_tasks.registry import ModelDirectory
-from mnist_tasks.workspace import PROJECT, Workspace
-from tests.helpers import COUNTS, free_port
+from mnist_tasks.workspace import Workspace
+from tests.helpers import COUNTS, logged_in, served
 
 pytestmark = pytest.mark.slow
 
@@ -92,27 +89,12 @@ def witness(tmp_path: Path) -> Path:
 
 @contextmanager
 def up(home: Workspace, witness: Path, schedule: str) -> Iterator[Airflow]:
-    port = free_port()
     path = os.pathsep.join(filter(None, [str(witness.parent / "site"), os.environ.get("PYTHONPATH")]))
-    settings = {"MNIST_HOME": str(home.root), "MNIST_SCHEDULE": schedule, "MNIST_WATCH_INBOX": "1s", "PORT": str(port)}
-    process = subprocess.Popen(
-        [sys.executable, str(PROJECT / "scripts" / "up.py")],
-        env={**os.environ, **settings, "PYTHONPATH": path},
-        stdout=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        assert process.stdout
-        assert any("password" in line for line in process.stdout)
-        password = json.loads((home.root / "airflow" / "passwords.json").read_text())["admin"]
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30, trust_env=False) as client:
-            token = client.post("/auth/token", json={"username": "admin", "password": password}).json()["access_token"]
-            client.headers["Authorization"] = f"Bearer {token}"
-            yield Airflow(client, home)
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=60)
+    with (
+        served(home, MNIST_SCHEDULE=schedule, MNIST_WATCH_INBOX="1s", PYTHONPATH=path) as url,
+        logged_in(url, home) as client,
+    ):
+        yield Airflow(client, home)
 
 
 def drop(home: Workspace, name: str) -> None:

@@ -13,7 +13,6 @@ import shlex
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,11 +20,12 @@ from typing import Any
 
 import httpx
 import pytest
+import stack_env
+from stack_run import PatientClient
 
 from mnist_tasks.workspace import PROJECT
 from tests.helpers import COUNTS, free_port
 
-ENV = PROJECT / "scripts" / "stack_env.py"
 BASES = ("python:3.12-slim-bookworm", "postgres:17", "redis:7")
 SERVICES = ("api-server", "dag-processor", "postgres", "redis", "scheduler", "triggerer", "worker", "worker-gpu")
 HEALTHY = [(service, "healthy") for service in SERVICES]
@@ -64,14 +64,10 @@ class Stack:
     def __init__(self, folder: Path) -> None:
         self.port = free_port()
         self.env = folder / ".env"
-        # The project's own way to make secrets, without its file.
-        made = subprocess.run(
-            [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(ENV.parent)!r}); import stack_env; "
-             "print(stack_env.text(gpu=False))"],
-            check=True, capture_output=True, text=True,
-        ).stdout  # fmt: skip
+        made = stack_env.text(gpu=False)
         self.env.write_text(f"{made}PORT={self.port}\nTAG=test\nMNIST_SCHEDULE=\n")
         self.secrets = dict(re.findall(r"^(\w+)=(\S{16,})$", made.partition("COMPOSE_FILE")[0], re.MULTILINE))
+        self.client = PatientClient(f"http://127.0.0.1:{self.port}", self.secrets["ADMIN_PASSWORD"])
         # A disk for MNIST_HOME that can be filled without filling the machine's.
         (folder / "small-disk.yaml").write_text(
             "volumes: {home: {driver_opts: {type: tmpfs, device: tmpfs, o: 'size=1g,uid=50000'}}}\n"
@@ -113,21 +109,9 @@ class Stack:
         return self("exec", "--no-TTY", service, "sh", "-c", script)
 
     def api(self, method: str, path: str, **arguments: Any) -> dict[str, Any]:
-        """What Airflow's API answers; waits while it is away."""
-        deadline = time.monotonic() + 180
-        while True:
-            try:
-                with httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=30, trust_env=False) as client:
-                    login = {"username": "admin", "password": self.secrets["ADMIN_PASSWORD"]}
-                    token = client.post("/auth/token", json=login).raise_for_status().json()["access_token"]
-                    headers = {"Authorization": f"Bearer {token}"}
-                    answer = client.request(method, f"/api/v2{path}", headers=headers, **arguments).raise_for_status()
-                    result: dict[str, Any] = answer.json()
-                    return result
-            except (httpx.TransportError, httpx.HTTPStatusError):
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(1)
+        """What Airflow's API answers; a question waits while it is away."""
+        result: dict[str, Any] = self.client.request(method, f"/api/v2{path}", **arguments).raise_for_status().json()
+        return result
 
     def models(self, command: str) -> Any:
         """What the command line says about the model directory."""
@@ -201,6 +185,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         result = stack.make("stack-up")
         assert result.returncode == 0, result.stderr + stack("logs", "--tail", "50")
         COUNTS.append(f"stack: healthy {time.monotonic() - start:.0f} s after up")
+        stack.client.log_in()
         yield stack
     finally:
         stack("down", "--volumes", "--timeout", "10")
