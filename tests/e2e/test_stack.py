@@ -15,6 +15,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -167,18 +168,16 @@ def wait_until(condition: Callable[[], object], seconds: float) -> float:
     return time.monotonic() - start
 
 
-def took(output: str) -> str:
-    """What `make stack-run` says about the time of the run."""
-    (line,) = re.findall(r" \S+ s after it was triggered$", output, re.MULTILINE)
-    return str(line)
+def took(output: str) -> float:
+    """The seconds from trigger to end that `make stack-run` and `make run` print."""
+    (seconds,) = re.findall(r" (\S+) s after it was triggered$", output, re.MULTILINE)
+    return float(seconds)
 
 
-@pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """The stack, built and up."""
-    if missing := what_is_missing():
-        pytest.skip(f"the stack needs a Docker engine with Compose v2 and base images: {missing}")
-    stack = Stack(tmp_path_factory.mktemp("stack"))
+@contextmanager
+def started(folder: Path) -> Iterator[Stack]:
+    """The stack, built and up, and removed at the end."""
+    stack = Stack(folder)
     try:
         stack("build")
         start = time.monotonic()
@@ -191,6 +190,15 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         stack("down", "--volumes", "--timeout", "10")
 
 
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """A stack for all tests."""
+    if missing := what_is_missing():
+        pytest.skip(f"the stack needs a Docker engine with Compose v2 and base images: {missing}")
+    with started(tmp_path_factory.mktemp("stack")) as stack:
+        yield stack
+
+
 def test_a_run_is_promoted_with_the_training_on_the_gpu_worker(stack: Stack) -> None:
     assert stack.health() == HEALTHY
 
@@ -198,7 +206,7 @@ def test_a_run_is_promoted_with_the_training_on_the_gpu_worker(stack: Stack) -> 
 
     assert result.returncode == 0, result.stdout + result.stderr
     assert "promoted as version 1: accuracy 0.9" in result.stdout
-    COUNTS.append(f"stack: first run{took(result.stdout)}")
+    COUNTS.append(f"stack: first run {took(result.stdout):.1f} s after it was triggered")
     (run,) = stack.api("GET", "/dags/mnist_training/dagRuns")["dag_runs"]
     instances = stack.api("GET", f"/dags/mnist_training/dagRuns/{run['dag_run_id']}/taskInstances")["task_instances"]
     ran_on = {task["task_id"]: (task["queue"], task["pool"], task["hostname"]) for task in instances}
@@ -250,7 +258,7 @@ def test_a_rejected_run_says_so(stack: Stack) -> None:
 def test_a_rollback_publishes_an_older_version_again(stack: Stack) -> None:
     result = stack.make("stack-run")
     assert result.returncode == 0, result.stdout + result.stderr
-    COUNTS.append(f"stack: the same again{took(result.stdout)}")
+    COUNTS.append(f"stack: the same again {took(result.stdout):.1f} s after it was triggered")
 
     assert Run(stack, "mnist_rollback", {"reason": "a test"}).wait() == "success"
 
