@@ -1,7 +1,7 @@
 """A DAG run on the stack of docker-compose.yaml against one of `make run`: wall time from trigger to end, alternating.
 
-Usage, in the checkout: python -m tests.benchmarks.stack [ROUNDS [JSON FILE]]; needs a Docker engine. The stack stands
-still while `make run` is measured. The first run of each, which writes the dataset, is not counted.
+Usage, in the checkout, with a Docker engine: PYTHONPATH=scripts python -m tests.benchmarks.stack [ROUNDS [JSON FILE]].
+The stack stands still while `make run` is measured. The first run of each, which writes the dataset, is not counted.
 """
 
 from __future__ import annotations
