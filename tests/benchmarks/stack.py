@@ -36,7 +36,7 @@ def embedded(home: Path) -> float:
 
 def main(rounds: int, path: Path | None) -> None:
     if missing := what_is_missing():
-        raise SystemExit(f"the stack needs a Docker engine with Compose v2 and base images: {missing}")
+        raise SystemExit(missing)
     pairs = []
     with tempfile.TemporaryDirectory() as folder, started(Path(folder)) as stack:
         for _ in range(rounds + 1):

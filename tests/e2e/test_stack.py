@@ -42,6 +42,11 @@ pytestmark = pytest.mark.slow
 
 def what_is_missing() -> str | None:
     """Why the stack cannot run here."""
+    missing = _missing_part()
+    return missing and f"the stack needs a Docker engine with Compose v2 and base images: {missing}"
+
+
+def _missing_part() -> str | None:
     if not shutil.which("docker"):
         return "there is no docker command"
     for command, missing in (
@@ -194,7 +199,7 @@ def started(folder: Path) -> Iterator[Stack]:
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """A stack for all tests."""
     if missing := what_is_missing():
-        pytest.skip(f"the stack needs a Docker engine with Compose v2 and base images: {missing}")
+        pytest.skip(missing)
     with started(tmp_path_factory.mktemp("stack")) as stack:
         yield stack
 
