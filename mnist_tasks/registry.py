@@ -154,6 +154,14 @@ class ModelDirectory:
             )
         return Version(int(str(target)), folder)
 
+    def standing(self) -> str:
+        """Who is champion at this moment, as a clause of a message: looked up, never assumed."""
+        try:
+            champion = self.champion()
+        except (ModelError, OSError) as error:
+            return f"who is champion cannot be said: {error}"
+        return f"version {champion.number} is champion" if champion else "there is no champion"
+
     def version(self, name: str) -> Version:
         """The version with the given number, or that of the champion if `name` is `champion`.
 

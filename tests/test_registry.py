@@ -69,6 +69,16 @@ def test_an_empty_directory_has_no_champion(models: ModelDirectory) -> None:
     assert list(problems(models)) == []
 
 
+def test_who_is_champion_is_said_after_a_look(models: ModelDirectory) -> None:
+    assert models.standing() == "there is no champion"
+
+    publish(models, "run-1", None)
+    assert models.standing() == "version 1 is champion"
+
+    models.link.unlink()
+    assert models.standing().startswith(f"who is champion cannot be said: {models.link} is missing")
+
+
 def test_a_version_is_complete_and_champion(models: ModelDirectory) -> None:
     version = publish(models, "run-1", None)
 
