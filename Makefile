@@ -1,24 +1,34 @@
 # What can be done here, with nothing but Python (3.10 to 3.13), pip and make. `make` alone lists it.
 
 PYTHON ?= python3
-PORT ?= 8080
+COMPOSE ?= docker compose
 BIN := .venv/bin
+
+# What is typed behind `make run` is data. Make would expand it, $(shell ...) included, to hand it to a command's
+# environment; scripts/with_parameters.py gets it as it was typed.
+ifneq (,$(filter run up stack-run,$(MAKECMDGOALS)))
+unexport $(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(name)))),$(name)))
+endif
+WITH_PARAMETERS := -E scripts/with_parameters.py
+
+# A + has a line run even under -q. Not where make is only asked what it would do: by -n, -q or -t.
+ONLY_ASKED := $(foreach flag,n q t,$(findstring $(flag),$(filter-out --%,$(firstword -$(MAKEFLAGS)))))
+ALWAYS := $(if $(strip $(ONLY_ASKED)),,+)
 
 # GNU make turns every failure of a recipe into status 2, except under -q: there a line marked + still runs, and if it
 # ends with status 1, so does make. `make run` needs both: 1 says that the model was rejected, 2 that something failed.
-ifneq (,$(filter $(MAKECMDGOALS),run stack-run))
+ifneq (,$(and $(ALWAYS),$(filter run stack-run,$(MAKECMDGOALS)),$(filter 1,$(words $(MAKECMDGOALS)))))
 MAKEFLAGS += -q
 endif
 
-COMPOSE ?= docker compose
-
-.PHONY: help run up test check bench lock clean env stack-up stack-run stack-test stack-down
+.PHONY: help run up test check audit bench lock clean ready ready-dev env stack-up stack-run stack-test stack-down
 
 help:
 	@echo "make run [epochs=3 min_accuracy=0.98 ...]  run the DAG once: 0 promoted, 1 rejected, 2 failed"
 	@echo "make up [PORT=8080]                        Airflow's UI and the nightly schedule, until Ctrl-C"
 	@echo "make test                                  all tests"
 	@echo "make check                                 style and types"
+	@echo "make audit                                 known vulnerabilities of the packages"
 	@echo "make bench                                 everything that the README gives a number for"
 	@echo "make stack-up                              Airflow for a team in containers: Celery, Postgres, a GPU worker"
 	@echo "make stack-run [epochs=3 ...]              run the DAG once there, as make run does"
@@ -27,21 +37,24 @@ help:
 	@echo "make lock                                  resolve requirements.txt and requirements-dev.txt anew"
 	@echo "make clean                                 remove the environment and caches; var/ with your models stays"
 
-run: .venv/ready
-	+@exec $(BIN)/python scripts/run.py $(filter-out PYTHON=% PORT=%,$(MAKEOVERRIDES))
+run: ready
+	$(ALWAYS)@exec $(BIN)/python $(WITH_PARAMETERS) $(BIN)/python -E scripts/run.py
 
-up: .venv/ready
-	@exec env PORT=$(PORT) $(BIN)/python scripts/up.py
+up: ready
+	@exec $(BIN)/python $(WITH_PARAMETERS) $(BIN)/python -E scripts/up.py
 
-test: .venv/ready-dev
+test: ready-dev
 	$(BIN)/python -m pytest
 
-check: .venv/ready-dev
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+check: ready-dev
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m mypy
 
-bench: .venv/ready-dev
+audit: ready-dev
+	$(BIN)/python scripts/audit.py
+
+bench: ready-dev
 	$(BIN)/python tests/benchmarks/nightly.py 3 var/benchmark-nightly.json
 	$(BIN)/python tests/benchmarks/training.py 5 var/benchmark-training.json
 	$(BIN)/python tests/benchmarks/growth.py 16 var/benchmark-growth.json
@@ -49,17 +62,20 @@ bench: .venv/ready-dev
 	$(BIN)/python -m tests.benchmarks.data
 	$(BIN)/python -m tests.benchmarks.pages 3 var/benchmark-pages.json
 
-.venv/ready: requirements.txt pyproject.toml scripts/setup.sh
-	+@exec sh scripts/setup.sh $(PYTHON) requirements.txt $@
+# The environment, bound to this folder and its Python; the script ends at once if it is as it should be.
+CHOSEN := $(if $(filter file,$(origin PYTHON)),,'$(PYTHON)')
 
-.venv/ready-dev: requirements-dev.txt .venv/ready
-	+@exec sh scripts/setup.sh $(PYTHON) requirements-dev.txt $@
+ready:
+	$(ALWAYS)@exec sh scripts/setup.sh requirements.txt ready $(CHOSEN)
+
+ready-dev: ready
+	$(ALWAYS)@exec sh scripts/setup.sh requirements-dev.txt ready-dev
 
 # The same versions on every Python, so that what was tested on one is what runs on the others.
-LOCK = $(BIN)/uv pip compile --no-annotate --custom-compile-command "make lock" --quiet
+LOCK = $(BIN)/python -m uv pip compile --generate-hashes --no-annotate --custom-compile-command "make lock" --quiet
 EVERY = --universal --fork-strategy fewest --python-version
 
-lock: .venv/ready-dev
+lock: ready-dev
 	$(LOCK) $(EVERY) 3.10 pyproject.toml -o requirements.txt
 	$(LOCK) $(EVERY) 3.10 --group dev -c requirements.txt -o requirements-dev.txt
 	$(LOCK) $(EVERY) 3.11 --group stack -c requirements.txt -o requirements-stack.txt
@@ -73,13 +89,13 @@ stack-up: env
 	COMMIT=$$(git describe --always --dirty --abbrev=40 --exclude='*' 2>/dev/null) $(COMPOSE) up --detach --build --wait
 
 stack-run:
-	+@exec $(COMPOSE) run --rm --no-deps --no-TTY init \
-		python /opt/mnist/scripts/stack_run.py $(filter-out PYTHON=% PORT=%,$(MAKEOVERRIDES))
+	$(ALWAYS)@exec $(PYTHON) $(WITH_PARAMETERS) $(COMPOSE) run --rm --no-deps --no-TTY init \
+		python /opt/mnist/scripts/stack_run.py
 
 stack-down:
 	$(COMPOSE) down
 
-stack-test: .venv/ready-dev
+stack-test: ready-dev
 	$(BIN)/python -m pytest -m "" tests/e2e/test_stack.py
 
 clean:
