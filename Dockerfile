@@ -18,7 +18,8 @@ ENV PIP_DISABLE_PIP_VERSION_CHECK=1 \
     PYTHONPATH=/opt/mnist/packages
 COPY requirements.txt requirements-stack.txt /tmp/requirements/
 RUN --mount=type=cache,target=/root/.cache/pip \
-    pip install --quiet --compile --require-hashes -r /tmp/requirements/requirements.txt -r /tmp/requirements/requirements-stack.txt
+    pip install --quiet --compile --no-deps --require-hashes \
+        -r /tmp/requirements/requirements.txt -r /tmp/requirements/requirements-stack.txt
 # An empty airflow.cfg, or Airflow would write one with secrets of its own. Volumes take over the folders' owner.
 RUN useradd --uid 50000 --gid 0 --home-dir /tmp --no-create-home airflow \
     && mkdir -p /opt/mnist \
@@ -43,7 +44,7 @@ FROM packages AS cuda
 USER root
 COPY requirements-gpu.txt /tmp/requirements/
 RUN --mount=type=cache,target=/root/.cache/pip \
-    pip install --quiet --compile --require-hashes -r /tmp/requirements/requirements-gpu.txt
+    pip install --quiet --compile --no-deps --require-hashes -r /tmp/requirements/requirements-gpu.txt
 USER airflow
 
 FROM cuda AS gpu

@@ -49,7 +49,8 @@ else
 fi
 
 echo "installing $requirements (2.5 GB; some minutes the first time)"
-pip install --compile --require-hashes -r "$requirements" || fail "pip could not install $requirements"
+# The file names all packages there are to install: with --no-deps pip has nothing to choose.
+pip install --compile --no-deps --require-hashes -r "$requirements" || fail "pip could not install $requirements"
 # With the setuptools of the requirements, whose hash was checked, instead of the newest; it warns of what is meant here.
 PYTHONWARNINGS="ignore:Editable installation" pip install --no-deps --no-build-isolation --editable . ||
     fail "pip could not install this project"
