@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -280,7 +281,7 @@ def test_a_version_that_fails_its_load_test_is_no_way_back(three: ModelDirectory
 
 
 def test_a_rollback_works_where_hard_links_do_not(three: ModelDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(PermissionError("no hard links here")))
+    monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(PermissionError(errno.EPERM, "no hard links")))
 
     assert three.damage(rollback(three)) == []
 
