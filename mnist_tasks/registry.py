@@ -547,9 +547,16 @@ class ModelDirectory:
             (staging / METADATA).write_text(to_json(metadata), encoding="utf-8")
         return Version(number, self.root / str(number))
 
+    def pointed_at(self) -> int | None:
+        """The number that the champion link leads to, whether there is such a version or not; None if to no number."""
+        target = str(self.link.readlink()) if self.link.is_symlink() else ""
+        return int(target) if NUMBER.fullmatch(target) else None
+
     def _numbers_used(self, history: list[dict[str, Any]]) -> Iterator[int]:
         """Every number that a version has, or had."""
-        yield from (event[key] for event in history for key in ("to", "version") if event.get(key))
+        yield from (event[key] for event in history for key in ("from", "to", "version") if event.get(key))
+        if number := self.pointed_at():
+            yield number
         # Of those that are there, whatever they are, or were pruned or moved aside, should the history be lost.
         for folder in (self.root, self.root / PRUNED, self.root / RETIRED):
             for name in [path.name for path in folder.iterdir()] if folder.is_dir() else []:
@@ -565,7 +572,7 @@ class ModelDirectory:
             kept.parent.mkdir(exist_ok=True)
             with new_folder(kept) as staging:
                 for name in (METADATA, EVALUATION, DECISION, CARD, "history.json"):
-                    if (version.folder / name).exists():
+                    if (version.folder / name).is_file():
                         with reading(version.folder / name):
                             shutil.copyfile(version.folder / name, staging / name)
         if not recorded:

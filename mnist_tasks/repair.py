@@ -99,8 +99,7 @@ def repair(
     had_history = bool(models.recorded())
     with models.writing() as history:
         known = Known(history)
-        for path in models.bring_back(models.came_back(history)):
-            yield f"brought {path} back, as a rollback has ended the retirement"
+        yield from _end_retirement(models)
         versions = models.versions()
         lost = []
         for version in versions:
@@ -116,12 +115,18 @@ def repair(
         yield from _mend_history(models)  # which the link tells if there was none
         for version in lost:
             yield f"{version.folder} cannot be restored; moved to {_move_aside(version.folder)}"
+        yield from _end_retirement(models)  # should it be a rollback that was finished now
 
 
 def none_left(models: ModelDirectory) -> bool:
     """Whether there is no champion because none could be restored, not because nobody wants one, or had one yet."""
     moves = [event for event in models.history() if "to" in event]
     return bool(moves) and moves[-1]["to"] is None and last_retired(moves) is None
+
+
+def _end_retirement(models: ModelDirectory) -> Iterator[str]:
+    for path in models.bring_back(models.came_back(models.recorded())):
+        yield f"brought {path} back, as a rollback has ended the retirement"
 
 
 def _mend_history(models: ModelDirectory) -> Iterator[str]:
@@ -225,14 +230,16 @@ def _mend_link(
         models.append(retirement(last, reason, published_by))
         yield f"version {last} was retired: {reason}"
         known, last, retired = Known(models.recorded()), None, True
+    if champion is None and last is None and not retired:
+        last = models.pointed_at()  # if it is lost, as the history is, the link still says which it was
     # What there is to go to; without a history, the newest.
     ways = [numbers[number] for number in known.ways_back(last) if number in numbers] if known.moves else served[::-1]
     ways = [version for version in ways if version not in lost]
-    if champion in lost or (champion is None and not retired and (ways or last is not None)):
+    if champion in lost or (champion is None and not retired and (ways or os.path.lexists(models.link) or last)):
         if not ways:
             yield from _give_up_champion(models, last)
             return
-        if ways[0].number == last or not (had_history or known.moves):
+        if ways[0].number == last or (last is None and not (had_history or known.moves)):
             champion = ways[0]
             models.point_at(champion)
             yield f"pointed {models.link} at version {champion.number}" + (", as the history says" if last else "")

@@ -1,4 +1,4 @@
-"""Any sequence of publishing, going back, retiring, pruning, damage and kills ends where `repair` makes `verify` content.
+"""Any sequence of publishing, going back, retiring, pruning, damage and kills can be mended by `repair`.
 
 A state machine of hypothesis tries such sequences with small files that stand in for models. Beside the directory it
 keeps what it knows to be so: what each version's files were, which were champion, and which somebody has retired.
@@ -272,6 +272,7 @@ Directory.TestCase.settings = settings(
     stateful_step_count=STEPS,
     deadline=None,
     database=None,
+    derandomize=True,
     suppress_health_check=list(HealthCheck),
 )
 TestDirectory: Callable[..., Any] = Directory.TestCase
