@@ -115,11 +115,17 @@ def _command(
 def list_versions(options: argparse.Namespace, workspace: Workspace) -> int:
     """Print a line for each version, also of a damaged one."""
     models = ModelDirectory(workspace.models)
+    champion: Version | None = None
+    problem: ModelError | OSError | None = None
     try:
-        champion, problem = models.champion(), None
-    except ModelError as error:
-        champion, problem = None, error
-    rows = [_row(version, version == champion) for version in models.versions()]
+        champion = models.champion()
+    except (ModelError, OSError) as error:
+        problem = error
+    rows = []
+    for version in models.versions():
+        row, unread = _row(version, version == champion)
+        rows.append(row)
+        problem = problem or unread
     header = ("", "version", "accuracy", "loss", "architecture", "published", "by", "")
     shown = ("version", "accuracy", "loss", "architecture", "published", "published_by")
     cells = (
@@ -132,17 +138,20 @@ def list_versions(options: argparse.Namespace, workspace: Workspace) -> int:
     return NO if any(row["damage"] for row in rows) else YES
 
 
-def _row(version: Version, is_champion: bool) -> dict[str, Any]:
+def _row(version: Version, is_champion: bool) -> tuple[dict[str, Any], OSError | None]:
+    """What the list says of a version, and the error if its documents could only not be read now."""
     metadata: dict[str, Any] = {}
     candidate: dict[str, Any] = {}
-    damage = None
+    damage, unread = None, None
     try:
         metadata = version.metadata()
         candidate = version.evaluation().get("candidate") or {}
     except ModelError as error:
         damage = str(error)
+    except OSError as error:
+        unread = error
     # `get`: an older release may have written less.
-    return {
+    row = {
         "champion": is_champion,
         "version": version.number,
         "accuracy": candidate.get("accuracy"),
@@ -153,6 +162,7 @@ def _row(version: Version, is_champion: bool) -> dict[str, Any]:
         "damage": damage,
         "retired": version.retired,
     }
+    return row, unread
 
 
 def show(options: argparse.Namespace, workspace: Workspace) -> int:

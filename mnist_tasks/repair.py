@@ -63,7 +63,7 @@ def _problems(models: ModelDirectory) -> Iterator[str]:
         yield f"{problem}; run {REPAIR}"
     for move in models.gaps():
         yield f"{models.history_path} lacks that version {move['to']} became champion at {move['time']}; run {REPAIR}"
-    for version in models.came_back(known.events):
+    for version in models.came_back(models.history()):  # also by a move that is not recorded yet
         yield f"version {version.number} is still in {version.folder.parent}, but a rollback ended that; run {REPAIR}"
     try:
         champion = models.champion()

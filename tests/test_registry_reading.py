@@ -184,6 +184,22 @@ def test_a_command_names_what_it_could_not_read_and_changes_nothing(
     assert content(models.root) == before
 
 
+def test_list_shows_the_other_versions_of_one_that_cannot_be_read_now(
+    start: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MNIST_HOME", str(start))
+    path = start / "models" / "1" / "metadata.json"
+
+    with unreadable(path, errno.EIO, monkeypatch):
+        status = main(["models", "list"])
+
+    output = capsys.readouterr()
+    assert status == 2
+    assert [line.split()[0] for line in output.out.splitlines()[1:]] == ["1", "2", "3", "*"]
+    assert "damaged" not in output.out
+    assert output.err == f"failed: [Errno 5] Input/output error: '{path}'\n"
+
+
 def test_a_copy_that_cannot_be_read_now_is_waited_for(
     start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
