@@ -709,13 +709,17 @@ class ModelDirectory:
             return False
 
     def came_back(self, history: list[dict[str, Any]]) -> list[Version]:
-        """The versions still in `retired` although a rollback to one of them has ended the retirement, newest first."""
+        """The versions still in `retired` although a rollback has ended the retirement; the first is to move first."""
         retired = {version.number: version for version in self.versions() if version.retired}
-        for event in reversed(history):
+        known = Known(history)
+        for event in reversed(history if retired else []):
             if event.get("event") == "retired":
                 break
-            if event.get("restores") in retired and event.get("to") not in retired:
-                return list(reversed(retired.values()))
+            if "restores" in event and event.get("to") not in retired:
+                model = known.model(event["restores"])
+                same = {number for number in retired if known.model(number) == model}
+                if same:  # they are the last to come, as they are how this is known after a kill
+                    return [retired[number] for number in sorted(retired, key=lambda n: (n in same, -n))]
         return []
 
     def set_aside(self, versions: list[Version]) -> list[Path]:

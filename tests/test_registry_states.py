@@ -81,7 +81,7 @@ class Directory(RuleBasedStateMachine):
         self.digests: dict[int, dict[str, str]] = {}
         self.former: set[int] = set()
         self.retired: set[int] = set()
-        self.pruned: set[int] = set()
+        self.history_is_whole = True
 
     def teardown(self) -> None:
         shutil.rmtree(self.home)
@@ -149,7 +149,7 @@ class Directory(RuleBasedStateMachine):
     @rule(keep=st.integers(min_value=1, max_value=3))
     def prune(self, keep: int) -> None:
         with suppress(ModelError):
-            self.pruned |= set(self.models.prune(keep))
+            self.models.prune(keep)
 
     @rule(kill=st.none() | st.integers(min_value=0, max_value=6))
     def retire(self, kill: int | None) -> None:
@@ -220,10 +220,12 @@ class Directory(RuleBasedStateMachine):
             if '"retired"' not in lines[number]:  # then nobody has retired anything
                 lines[number] = {"gone": "", "cut": lines[number][: pick % 50] + "\n", "other": "7\n"}[how]
                 path.write_text("".join(lines))
+                self.history_is_whole = False
 
     @rule()
     def lose_the_history(self) -> None:
         self.models.history_path.unlink(missing_ok=True)
+        self.history_is_whole = False
 
     @rule(pick=ANY)
     def bring_back_what_was_moved_aside(self, pick: int) -> None:
@@ -261,7 +263,9 @@ class Directory(RuleBasedStateMachine):
         else:
             assert models.served()[-1] == champion
             models.verify(champion)
-        used = {version.number for version in models.versions()} | set(self.digests)
+        used = {version.number for version in models.versions()}
+        if self.history_is_whole:  # else nobody knows that there was a version whose folder is gone as well
+            used |= set(self.digests)
         replaces = champion.number if champion else None
         assert publish(models, "the next run", replaces).number > max(used, default=0)
         assert problems(models) == []
