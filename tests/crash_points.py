@@ -170,7 +170,7 @@ def try_retirement(name: str, folder: Path, full_disk: bool) -> int:
     if name == "undo":
         OPERATIONS["retire"](ModelDirectory(start / "models"))
     for stop in range(1, 10_000):
-        for repaired in (True, False):
+        for repaired in (True,) if full_disk else (True, False):
             home = folder / "home"
             shutil.rmtree(home, ignore_errors=True)
             shutil.copytree(start, home, symlinks=True)
