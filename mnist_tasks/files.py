@@ -11,7 +11,29 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from mnist_tasks.errors import ModelError
+from mnist_tasks.errors import ModelError, may_pass
+
+
+def tells(error: BaseException) -> bool:
+    """Whether an error of reading says something about what was to be read.
+
+    Not if it may pass; nor if this user has no right to read it: others may have, to whom it is whole.
+    """
+    return not may_pass(error) and not isinstance(error, PermissionError)
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Around reading a file: an error of the system names the path, and one of rights its way out."""
+    try:
+        yield
+    except PermissionError as error:
+        text = f"{error.strerror}; give this user the right to read it"
+        raise PermissionError(error.errno, text, str(path)) from error
+    except OSError as error:
+        if error.filename is None:  # from reading what is open already
+            error.filename = str(path)
+        raise
 
 
 def fsync(path: Path) -> None:
@@ -101,7 +123,7 @@ def remove_staging_folders(parent: Path) -> None:
 def sha256(path: Path) -> str:
     """SHA-256 of a file's bytes, in hexadecimal."""
     digest = hashlib.sha256()
-    with path.open("rb") as file:
+    with reading(path), path.open("rb") as file:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest()

@@ -80,9 +80,10 @@ def _body(metadata: Mapping[str, Any], evaluation: Mapping[str, Any], decision: 
         yield f"> **Forced.** It did not pass its quality checks: {_plain(decision['reason'])}"
         yield ""
     if metadata.get("restores"):
+        instead = f"instead of version {metadata['replaces']}" if metadata["replaces"] else "there was no champion"
         yield (
             f"> The files are those of version {metadata['restores']}, published again: {_plain(metadata['reason'])} "
-            f"(instead of version {metadata['replaces']})."
+            f"({instead})."
         )
         yield ""
     yield from _table(

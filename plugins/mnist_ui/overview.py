@@ -101,7 +101,7 @@ def overview(models: ModelDirectory) -> Overview:
     champion = None
     try:
         champion = models.champion()
-    except ModelError as error:
+    except (ModelError, OSError) as error:
         found.problems.append(str(error))
     found.problems += models.damaged_lines()
     moves = list(_moves(models))
@@ -233,6 +233,8 @@ def damage(models: ModelDirectory, version: Version) -> list[str]:
             return [f"version {version.number} is damaged: {path} is no file of the model directory{WAY_OUT}"]
     try:
         return models.damage(version)
+    except OSError as error:  # which says nothing about the version
+        return [f"whether version {version.number} is damaged cannot be said now: {error}"]
     except ValueError as error:  # a name in metadata.json that no file can have
         return [f"version {version.number} is damaged: {METADATA}: {error}{WAY_OUT}"]
 
