@@ -18,7 +18,7 @@ from mnist_tasks import figures
 from mnist_tasks.config import TrainConfig
 from mnist_tasks.dataset import Dataset
 from mnist_tasks.errors import ModelError
-from mnist_tasks.evaluate import evaluate, table
+from mnist_tasks.evaluate import Measured, evaluate, table
 from mnist_tasks.files import sha256
 from mnist_tasks.gate import Policy, decide
 from mnist_tasks.integrity import TOLERANCE
@@ -74,7 +74,8 @@ def test_the_table_is_aligned() -> None:
     perfect = measure(np.eye(10, dtype=np.float32)[labels], labels)
     always_zero = measure(np.eye(10, dtype=np.float32)[np.zeros(10, int)], labels)
 
-    lines = list(table({"candidate": perfect, "champion 7": always_zero}))
+    measured = {"candidate": perfect, "champion 7": always_zero}
+    lines = list(table({name: Measured([], metrics=found, mnist=found) for name, found in measured.items()}))
 
     assert len({len(line) for line in lines[:15]}) == 1
     assert lines[6].split() == ["1", "(1", "images)", "1.000", "1.000", "1.000", "-", "0.000", "0.000"]

@@ -170,7 +170,7 @@ def test_a_promotion_and_a_rejection_arrive_by_mail_and_in_the_chat(
     accuracy = f"{decision['champion_accuracy']:.4f}"
     assert [mail["Subject"] for mail in mailbox()] == [
         "[promoted] mnist_training: version 1 promoted",
-        "[rejected] mnist_training: candidate rejected, version 1 stays",
+        "[rejected] mnist_training: candidate rejected",
     ]
     assert {mail["To"] for mail in mailbox()} == {"team@example.com"}
     first, second = chat()
@@ -181,7 +181,7 @@ def test_a_promotion_and_a_rejection_arrive_by_mail_and_in_the_chat(
     assert first.splitlines()[-2] == f"run: {promoted.run_id}"
     assert first.splitlines()[-1].startswith(f"{link}manual__")
     assert f"\nAccuracy {decision['candidate_accuracy']:.4f}, against {accuracy} of version 1.\nReason: acc" in second
-    assert f"\nReason: {decision['reason']}\nrun: {rejected.run_id}\n" in second
+    assert f"\nReason: {decision['reason']}\nVersion 1 is champion.\nrun: {rejected.run_id}\n" in second
     mail = html(mailbox()[1])
     assert f"Accuracy {decision['candidate_accuracy']:.4f}, against {accuracy} of version 1.<br>" in mail
     assert f">{rejected.run_id}</a>" in mail
@@ -203,7 +203,7 @@ def test_a_failure_arrives_with_its_reason(
     assert "&lt;missing&gt;.npz" in html(mail)
     assert text.startswith("mnist_training: load failed\ndata source '")
     assert "<missing>.npz' does not exist" in text
-    assert f"\nThe champion stays.\nrun: {run.run_id}\n" in text
+    assert f"\nThere is no champion.\nrun: {run.run_id}\n" in text
 
 
 def test_a_rejection_that_fails_the_run_is_told_once_and_as_a_rejection(
@@ -215,7 +215,8 @@ def test_a_rejection_that_fails_the_run_is_told_once_and_as_a_rejection(
 
     assert (run.state, home.models.is_dir()) == ("failed", True)
     (text,) = chat()
-    assert text.startswith("mnist_training: candidate rejected, there is no champion yet\n")
+    assert text.startswith("mnist_training: candidate rejected\nAccuracy 0.")
+    assert "\nThere is no champion.\nrun: " in text
 
 
 def test_a_task_that_is_retried_is_told_of_once_it_has_failed_for_good(

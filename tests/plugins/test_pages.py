@@ -579,7 +579,8 @@ def test_after_a_rejected_first_run_there_is_still_no_model_and_the_run_says_why
     assert "No model yet" in browser.get("/models").text
     page = browser.get(f"/runs/mnist_training/{run_id}")
     assert "Rejected. accuracy 0.9500 is below the minimum of 0.9700" in page.text
-    assert "The champion stays: there is none yet" in page.text
+    assert "no champion yet to compare with" in page.text
+    assert "There is no champion." in page.text
     assert "failed min_accuracy accuracy overall 0.9500 0.9700 -" in page.text
     assert "skipped max_regression accuracy overall - -0.0040 - no champion yet to compare with" in page.text
 
@@ -593,7 +594,7 @@ def test_a_run_on_which_nothing_has_changed_says_so(
 
     page = browser.get(f"/runs/mnist_training/{run_id}")
 
-    assert "Unchanged. nothing has changed since version 1. The champion stays: version 1 ." in page.text
+    assert "Unchanged. nothing has changed since version 1. Version 1 is champion." in page.text
     assert promoted not in page.text
 
 
@@ -677,7 +678,7 @@ def test_a_refused_run_says_what_cannot_be_trusted(browser: Browser, home: Works
         promote(evaluated_run(home, run_id, integrity=False), home.models, Policy())
     page = browser.get(f"/runs/mnist_training/{run_id}")
     assert "Refused. the candidate: loads: False; the candidate: saved model loads: False" in page.text
-    assert "The champion stays" in page.text
+    assert "There is no champion." in page.text
     assert "failed integrity candidate loads" in page.text
 
 
@@ -714,7 +715,7 @@ def test_a_run_that_failed_before_the_gate_leads_to_the_log(
     assert home.root
     run_id = airflow.run(state=DagRunState.FAILED, load="failed")
     page = browser.get(f"/runs/mnist_training/{run_id}")
-    assert "the log of the task that failed says why. The champion stays." in page.text
+    assert "the log of the task that failed says why. There is no champion." in page.text
     assert f'href="/dags/mnist_training/runs/{run_id}/tasks/load"' in page.html
 
 
@@ -967,7 +968,7 @@ def test_a_rollback_is_shown_by_its_run_its_version_and_the_list(
     [
         (DagRunState.RUNNING, "The run is running: the older model is being loaded and checked"),
         (DagRunState.QUEUED, "The run is queued"),
-        (DagRunState.FAILED, "Nothing was changed: the champion stays"),
+        (DagRunState.FAILED, "This run has published nothing. Version 1 is champion."),
     ],
 )
 def test_a_rollback_that_has_published_nothing_says_so(
