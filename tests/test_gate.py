@@ -514,7 +514,9 @@ def test_every_check_is_made_whatever_fails(candidate: Evaluation, champion: Eva
 
     not_quality = ("integrity", "max_champion_drop")
     quality = [(check.rule, check.metric, check.slice) for check in decision.checks if check.rule not in not_quality]
-    expected = EVERY_QUALITY_CHECK - (ON_MNIST if candidate.get("mnist") == {"is_test_set": True} else set())
+    on_mnist = candidate.get("mnist")
+    once = isinstance(on_mnist, dict) and on_mnist.get("is_test_set") is True
+    expected = EVERY_QUALITY_CHECK - (ON_MNIST if once else set())
     assert len(quality) == len(expected)
     assert set(quality) == expected
     assert len([check for check in decision.checks if check.rule == "max_champion_drop"]) == (champion is not None)
@@ -656,3 +658,91 @@ def test_where_nobody_was_asked_the_check_is_skipped_and_says_why() -> None:
 
     assert check.verdict == "skipped"
     assert check.message == "nobody was asked for approval, as the gate does not let the candidate pass"
+
+
+def mnist(accuracy: float) -> Evaluation:
+    """The change of an evaluation whose test images are not MNIST's, by its accuracy on those."""
+    return {"mnist": {"is_test_set": False, "accuracy": accuracy}}
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "expected"),
+    [
+        (0.98, 0.98, set()),
+        (0.97, 0.974, set()),
+        (0.148, 0.98, {"min_accuracy", "max_regression"}),  # transposed digits, a source with its own test set
+        (0.975, 0.98, {"max_regression"}),
+        (0.9986, 0.98, {"max_accuracy"}),
+        (0.148, None, {"min_accuracy"}),  # the first model
+    ],
+)
+def test_mnists_own_test_set_is_gated_on_as_tonights_is(ours: float, theirs: float | None, expected: set[str]) -> None:
+    champion = None if theirs is None else evaluation(**mnist(theirs))
+
+    decision = decide(evaluation(**mnist(ours)), champion, POLICY)
+
+    assert decision.outcome == ("rejected" if expected else "approved")
+    found = [check for check in decision.checks if check.verdict == "failed"]
+    assert {check.rule for check in found} == expected
+    for check in found:
+        assert check.slice == "MNIST"
+        assert f"accuracy on MNIST's own test set {ours:.4f}" in check.message
+        assert "set fixed_test_set=false" in check.message
+
+
+def test_mnists_own_test_set_can_be_left_out_and_the_checks_say_so() -> None:
+    decision = decide(evaluation(**mnist(0.148)), None, Policy(**BOUNDS, fixed_test_set=False))
+
+    assert decision.outcome == "approved"
+    left_out = [check for check in decision.checks if check.slice == "MNIST"]
+    assert [check.verdict for check in left_out] == ["skipped"] * 3
+    assert all(check.message.endswith("it does not count: fixed_test_set=false") for check in left_out)
+
+
+def test_an_evaluation_of_before_mnist_was_measured_does_not_pass() -> None:
+    decision = decide(without("mnist"), None, POLICY)
+
+    assert decision.outcome == "rejected"
+    assert "accuracy on MNIST's own test set is missing (clear the evaluate task to measure it)" in decision.reason
+
+
+@pytest.mark.parametrize(
+    ("published", "tonight", "fails"),
+    [
+        ({"accuracy": 0.96}, {"accuracy": 0.9}, True),
+        ({"accuracy": 0.96}, {"accuracy": 0.91}, False),
+        ({"accuracy": 0.96}, {"accuracy": 0.99}, False),
+        # 100 images: chance explains six points more
+        ({"accuracy": 0.96, "accuracy_95": [0.902, 0.984]}, {"accuracy": 0.9, "accuracy_95": [0.826, 0.945]}, False),
+        ({"accuracy": 0.96, "accuracy_95": [0.956, 0.964]}, {"accuracy": 0.15, "accuracy_95": [0.14, 0.16]}, True),
+        ({}, {"accuracy": 0.15}, False),  # not known: an older release
+    ],
+)
+def test_a_champion_that_collapses_on_tonights_images_stops_the_run_even_by_force(
+    published: Evaluation, tonight: Evaluation, fails: bool
+) -> None:
+    champion = evaluation(**{**tonight, "published": published})
+
+    for policy in (POLICY, FORCED):
+        decision = decide(evaluation(), champion, policy)
+        assert (decision.outcome == "refused") is fails
+        if fails:
+            words = f"the champion's accuracy is {tonight['accuracy']:.4f} on tonight's test images and was 0.9600 when"
+            assert decision.reason.startswith(words)
+            assert "set max_champion_drop=1" in decision.reason
+    assert decide(evaluation(), champion, Policy(**BOUNDS, max_champion_drop=1)).outcome != "refused"
+
+
+def test_the_reason_says_which_part_of_the_test_images_it_is() -> None:
+    parts = [
+        {"name": "the source's own test images", "images": 10_000, "accuracy": 0.977},
+        {"name": "those that the inbox adds", "images": 2_000, "accuracy": 0.0955},
+        {"name": "MNIST's own test set", "images": 10_000, "accuracy": 0.977},
+    ]
+    candidate = evaluation(accuracy=0.83, parts=parts, **mnist(0.977))
+
+    assert decide(candidate, None, POLICY).reason == (
+        "accuracy 0.8300 is below the minimum of 0.9700; the candidate's accuracy is 0.9770 on the source's own test "
+        "images (10,000), 0.0955 on those that the inbox adds (2,000), 0.9770 on MNIST's own test set (10,000)"
+    )
+    assert "2,000" not in decide(candidate | {"accuracy": 0.98, "loss": 1}, None, POLICY).reason
