@@ -7,7 +7,6 @@ Draw them within `plain`: nothing of the user's own matplotlib settings then rea
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,11 +15,10 @@ from typing import Any
 import numpy as np
 
 from mnist_tasks.dataset import DIGITS, IMAGE_SHAPE, PIXEL_MAX, UInt8
-from mnist_tasks.environment import environment
+from mnist_tasks.environment import PLAIN_MATPLOTLIB, environment
 from mnist_tasks.metrics import DigitMetrics
 
-# matplotlib reads these while it is imported, and fails if they name a notebook's backend or a file that is none.
-with environment({"MPLBACKEND": "agg", "MATPLOTLIBRC": os.devnull}):
+with environment(PLAIN_MATPLOTLIB):
     import matplotlib as mpl
     from matplotlib.colors import LogNorm
     from matplotlib.figure import Figure

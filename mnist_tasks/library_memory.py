@@ -20,21 +20,10 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from mnist_tasks.environment import environment
+from mnist_tasks.environment import PLAIN_KERAS, environment
 from mnist_tasks.errors import InputError
 
 log = logging.getLogger(__name__)
-
-# What Keras reads while it is imported: its backend, the folder with its `keras.json`, where a bad value ends the
-# import, and what cuts a training short or replaces Keras by an older one.
-PLAIN_KERAS = {
-    "KERAS_BACKEND": "tensorflow",
-    "KERAS_HOME": os.devnull,
-    "KERAS_MAX_EPOCHS": None,
-    "KERAS_MAX_STEPS_PER_EPOCH": None,
-    "KERAS_NNX_ENABLED": None,
-    "TF_USE_LEGACY_KERAS": None,
-}
 
 # The two libraries that hold nearly all of TensorFlow, in the order in which they depend on each other.
 LIBRARIES = ("libtensorflow_framework.so.2", "libtensorflow_cc.so.2")
