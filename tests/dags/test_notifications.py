@@ -265,7 +265,7 @@ def test_a_workspace_that_cannot_be_used_does_not_silence_a_failure(
 
     (text,) = chat()
     assert text.startswith("mnist_training: load failed\n")
-    assert "\nWho is champion cannot be said: MNIST_HOME: no\n" in text
+    assert "\nWho is champion cannot be said: MNIST_HOME: no.\n" in text
 
 
 def unusable() -> Workspace:
