@@ -134,7 +134,7 @@ def question(run: Path, policy: Policy, dag_id: str, wait: str) -> tuple[str, st
     evaluation = read_json(run / "evaluation.json", "evaluate")
     candidate, champion = evaluation["candidate"], evaluation["champion"]
     decision = decide(candidate, champion, policy)
-    if not decision.promoted:
+    if not decision.approved:
         return None
     accuracy = f"{candidate['accuracy']:.4f}"
     against = (

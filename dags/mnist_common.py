@@ -13,7 +13,7 @@ from airflow.sdk import Asset, BaseOperatorLink, Param
 from airflow.sdk.configuration import conf
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
-from mnist_tasks.errors import TaskError
+from mnist_tasks.errors import TaskError, may_pass
 from mnist_tasks.workspace import Workspace
 
 # What Airflow fills in when a task runs: another task's return value, and a value from its context by name.
@@ -84,7 +84,7 @@ def form(sections: Mapping[str, Mapping[str, dict[str, Any]]]) -> dict[str, Para
 def skip_as_before(handed_on: XCom, run_id: str) -> None:
     """End a task as skipped where `train` was, as nothing has changed, with the reason that it has written down."""
     from mnist_tasks.files import read_json
-    from mnist_tasks.fingerprint import UNCHANGED
+    from mnist_tasks.outcome import UNCHANGED
 
     path = Workspace.from_environment().run(run_id) / "decision.json"
     # A task that somebody has marked as done hands on nothing either.
@@ -98,4 +98,6 @@ def no_retry_for_bad_input() -> Iterator[None]:
     try:
         yield
     except TaskError as error:
+        if may_pass(error):
+            raise
         raise AirflowFailException(str(error)) from error

@@ -78,12 +78,13 @@ def mnist_training() -> None:
     With `MNIST_APPROVAL`, a task **approve** before *promote* waits for a person to say yes or no to a candidate that
     passes the gate.
 
-    When nothing has changed since the champion was trained, a scheduled run ends in seconds: *train* and all after it
-    are **skipped**, the reason is in their logs (`when_unchanged=retrain` goes on).
+    When nothing has changed since the champion was trained, or since a candidate was rejected, a scheduled run ends in
+    seconds: *train* and all after it are **skipped**, the reason is in their logs (`when_unchanged=retrain` goes on).
 
     *promote* is **skipped** (or fails, with `on_rejection=fail`) when the gate rejects the candidate: the reason is the
     last line of its log and in `decision.json`, and the champion stays. It **fails** when the candidate or the champion
-    cannot be trusted. Load the champion with `keras.models.load_model("<MNIST_HOME>/models/champion/model.keras")`; go
+    cannot be trusted, or the champion measures far below its published accuracy: then the test images have changed.
+    Load the champion with `keras.models.load_model("<MNIST_HOME>/models/champion/model.keras")`; go
     back to an older model with the DAG `mnist_rollback`.
     """
 

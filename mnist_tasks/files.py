@@ -72,11 +72,14 @@ def read_json(path: Path, task: str) -> Any:
     """The content of a JSON file that the named task wrote.
 
     Raises:
-        ModelError: if it cannot be read.
+        ModelError: if it is not there, or is no JSON.
+        OSError: if it cannot be read now, and perhaps can at the next try.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
+        if may_pass(error):
+            raise
         raise ModelError(f"{path} cannot be read: {error}; clear the {task} task to write it again") from error
 
 

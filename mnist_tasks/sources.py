@@ -126,7 +126,9 @@ def download_with_keras() -> Path:
     import keras
 
     try:
-        return Path(keras.utils.get_file("mnist.npz", origin=KERAS_URL, file_hash=KERAS_SHA256))
+        # The user's cache, as without `import_tensorflow`, which keeps the user's settings in it from Keras.
+        cache = Path(os.environ.get("KERAS_HOME") or "~/.keras").expanduser()
+        return Path(keras.utils.get_file("mnist.npz", origin=KERAS_URL, file_hash=KERAS_SHA256, cache_dir=cache))
     # Keras raises a bare Exception for a failed download and a ValueError for a wrong checksum.
     except Exception as error:
         raise InputError(

@@ -1,7 +1,8 @@
 """`make run`: one run of mnist_training through the real scheduler, followed to its end.
 
 Arguments are parameters of the run, such as `epochs=3 min_accuracy=0.98`. The exit status is 0 if the model was
-promoted, or is champion already as nothing has changed, 1 if it was rejected and 2 if anything failed.
+promoted, or is champion already as nothing has changed, 1 if it was rejected, or would be again as nothing has changed,
+and 2 if anything failed.
 """
 
 from __future__ import annotations
@@ -28,9 +29,10 @@ from local_airflow import (
     stop_on_signals,
 )
 
+from mnist_tasks import outcome as became
 from mnist_tasks.config import RunConfig
 from mnist_tasks.errors import TaskError
-from mnist_tasks.fingerprint import UNCHANGED
+from mnist_tasks.registry import ModelDirectory
 from mnist_tasks.workspace import Workspace
 
 PROMOTED, REJECTED, FAILED = 0, 1, 2
@@ -44,7 +46,13 @@ POLL_SECONDS = 0.3
 
 def main(arguments: list[str]) -> int:
     """Run the DAG once and return the exit status."""
-    return exit_status(lambda: run_once(arguments), "stopped; the run is marked as failed, the champion stays")
+    return exit_status(lambda: run_once(arguments), stopped)
+
+
+def stopped() -> str:
+    """What a signal has left: the run as this command ends it, and the champion as a look finds it."""
+    standing = ModelDirectory(Workspace.from_environment().models).standing()
+    return f"stopped; the run is marked as failed; {standing}"
 
 
 def run_once(arguments: list[str]) -> int:
@@ -76,8 +84,8 @@ def run_once(arguments: list[str]) -> int:
                 raise
 
 
-def exit_status(work: Callable[[], int], stopped: str) -> int:
-    """The exit status of some work; what it fails with is printed, and `stopped` if a signal ends it."""
+def exit_status(work: Callable[[], int], stopped: Callable[[], str]) -> int:
+    """The exit status of some work; what it fails with is printed, and what `stopped` says if a signal ends it."""
     try:
         return work()
     except (LaunchError, TaskError) as error:
@@ -85,7 +93,7 @@ def exit_status(work: Callable[[], int], stopped: str) -> int:
     except httpx.HTTPStatusError as error:
         print(f"failed: {describe(error)}", file=sys.stderr)
     except Stopped:
-        print(stopped, file=sys.stderr)
+        print(stopped(), file=sys.stderr)
     except Exception:
         # An uncaught exception would end with status 1, which says "rejected".
         traceback.print_exc()
@@ -211,27 +219,34 @@ def new_lines(path: Path, seen: Seen) -> list[dict[str, Any]]:
 
 
 def outcome(promote: str | None, workspace: Workspace, folder: Path) -> int:
-    """Print the decision and where the model is; return the exit status that goes with it."""
-    champion = os.path.relpath(workspace.models / "champion" / "model.keras")
-    decision_path = folder / "decision.json"
-    decision = json.loads(decision_path.read_text(encoding="utf-8")) if decision_path.exists() else {}
-    rejected = decision.get("outcome") == "rejected"  # then the task is skipped, or failed if on_rejection says so
-    if not (promote in ("success", "skipped") or (promote == "failed" and rejected)):
-        print("failed: the task's log above says why; the champion stays")
+    """Print what became of the run, by its decision and the model directory; return the exit status that goes with it.
+
+    Args:
+        promote: the state of the task promote.
+        workspace: where the model directory is.
+        folder: the run's.
+    """
+    models = ModelDirectory(workspace.models)
+    path = folder / "decision.json"
+    decision = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    said, version = decision.get("outcome"), became.version_of(decision, folder, models)
+    unpublished = said in (became.APPROVED, became.PROMOTED) and version is None
+    # A rejection skips the task, or fails it if on_rejection says so.
+    ended = promote in ("success", "skipped") or (promote == "failed" and said == became.REJECTED)
+    if not said or unpublished or not ended:
+        known = f"version {version} is published, but the task promote has not ended well; " if version else ""
+        known = f"{became.not_published(decision)}; " if unpublished else known
+        print(f"failed: {known}the task's log above says why; {models.standing()}")
         return FAILED
-    if decision["outcome"] == UNCHANGED:
-        print(f"unchanged: {decision['reason']}\n  decision  {os.path.relpath(decision_path)}\n  model     {champion}")
-        return PROMOTED
-    verdict = f"promoted as version {decision['version']}" if decision["promoted"] else "rejected"
-    print(f"{verdict}: {decision['reason']}")
+    if said == became.UNCHANGED:
+        print(f"unchanged: {decision['reason']}\n  decision  {os.path.relpath(path)}\n  champion  {models.standing()}")
+        return REJECTED if decision.get("rejected_in") else PROMOTED
+    print(f"{f'promoted as version {version}' if version else 'rejected'}: {decision['reason']}")
     print(f"  accuracy  {decision['candidate_accuracy']:.4f}")
-    print(f"  decision  {os.path.relpath(decision_path)}")
-    if decision["promoted"]:
-        print(f"  model     {champion}")
-        return PROMOTED
-    stays = f"version {decision['champion_version']} stays, {champion}" if decision["champion_version"] else "none yet"
-    print(f"  champion  {stays}")
-    return REJECTED
+    print(f"  decision  {os.path.relpath(path)}")
+    model = os.path.relpath(models.link / "model.keras")
+    print(f"  model     {model}" if version else f"  champion  {models.standing()}")
+    return PROMOTED if version else REJECTED
 
 
 if __name__ == "__main__":

@@ -59,7 +59,7 @@ class PatientClient(httpx.Client):
 
 def main(arguments: list[str]) -> int:
     """Run the DAG once and return the exit status."""
-    return exit_status(lambda: run_once(arguments), "no longer following; the run goes on")
+    return exit_status(lambda: run_once(arguments), lambda: "no longer following; the run goes on")
 
 
 def run_once(arguments: list[str]) -> int:

@@ -130,6 +130,11 @@ def published_by(run_id: str, models: ModelDirectory) -> list[int]:
     return [event["to"] for event in events if event.get("published_by", event.get("run_id")) == run_id]
 
 
+def was_champion(number: int, models: ModelDirectory) -> bool:
+    """Whether a version was ever champion: one that a kill has left is not."""
+    return any(event["to"] == number for event in _moves(models))
+
+
 def summary(version: Version, status: str) -> Summary:
     """One version; the documents are read again only if they look changed."""
     signature = tuple(_look(f"{version.folder}/{name}") for name in (METADATA, EVALUATION, DECISION))
@@ -193,6 +198,13 @@ class Report:
             return {}
         found = {"candidate": self.evaluation.candidate, "champion": self.evaluation.champion}
         return {name: metrics for name, metrics in found.items() if metrics and metrics.accuracy is not None}
+
+    @property
+    def on_mnist(self) -> dict[str, float | None]:
+        """The accuracy of each of these models on MNIST's own test set; empty if that was the test set, or not used."""
+        measured = {name: metrics.mnist for name, metrics in self.models.items()}
+        apart = any(not mnist.is_test_set for mnist in measured.values())
+        return {name: mnist.accuracy for name, mnist in measured.items()} if apart else {}
 
 
 def report(folder: Path, datasets: Path, training: str = "training.json") -> Report:

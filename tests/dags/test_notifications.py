@@ -17,11 +17,13 @@ from datetime import timedelta
 from email.message import EmailMessage
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 from airflow.sdk import DAG, BaseNotifier
 
+from mnist_tasks.errors import InputError, ModelError
 from mnist_tasks.promote import promote
 from mnist_tasks.workspace import Workspace
 from tests.dags.conftest import DAGS, states
@@ -170,7 +172,7 @@ def test_a_promotion_and_a_rejection_arrive_by_mail_and_in_the_chat(
     accuracy = f"{decision['champion_accuracy']:.4f}"
     assert [mail["Subject"] for mail in mailbox()] == [
         "[promoted] mnist_training: version 1 promoted",
-        "[rejected] mnist_training: candidate rejected, version 1 stays",
+        "[rejected] mnist_training: candidate rejected",
     ]
     assert {mail["To"] for mail in mailbox()} == {"team@example.com"}
     first, second = chat()
@@ -181,7 +183,7 @@ def test_a_promotion_and_a_rejection_arrive_by_mail_and_in_the_chat(
     assert first.splitlines()[-2] == f"run: {promoted.run_id}"
     assert first.splitlines()[-1].startswith(f"{link}manual__")
     assert f"\nAccuracy {decision['candidate_accuracy']:.4f}, against {accuracy} of version 1.\nReason: acc" in second
-    assert f"\nReason: {decision['reason']}\nrun: {rejected.run_id}\n" in second
+    assert f"\nReason: {decision['reason']}\nVersion 1 is champion.\nrun: {rejected.run_id}\n" in second
     mail = html(mailbox()[1])
     assert f"Accuracy {decision['candidate_accuracy']:.4f}, against {accuracy} of version 1.<br>" in mail
     assert f">{rejected.run_id}</a>" in mail
@@ -203,7 +205,71 @@ def test_a_failure_arrives_with_its_reason(
     assert "&lt;missing&gt;.npz" in html(mail)
     assert text.startswith("mnist_training: load failed\ndata source '")
     assert "<missing>.npz' does not exist" in text
-    assert f"\nThe champion stays.\nrun: {run.run_id}\n" in text
+    assert f"\nThere is no champion.\nrun: {run.run_id}\n" in text
+
+
+def test_a_failure_after_the_link_has_moved_names_the_new_champion(
+    dag: DAG,
+    home: Workspace,
+    npz: Path,
+    notify: Notify,
+    chat: Callable[[], list[str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def broken(*_: Any) -> None:
+        raise ModelError("the card cannot be copied")
+
+    notify(CHAT)
+    monkeypatch.setattr("mnist_tasks.promote.copy", broken)
+
+    run = dag.test(run_conf={**FAST, "source": str(npz)})
+
+    assert (run.state, (home.models / "champion").readlink()) == ("failed", Path("1"))
+    (text,) = chat()
+    assert text.startswith("mnist_training: promote failed\nthe card cannot be copied\nVersion 1 is champion.\n")
+
+
+def test_a_promotion_that_is_none_is_not_told_as_one(
+    workspace: Workspace, run: Path, notify: Notify, chat: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by an older release, which wrote so before it published."""
+    from mnist_notify import tell_promotion
+
+    monkeypatch.setenv("MNIST_HOME", str(workspace.root))
+    notify(CHAT)
+    record = {"outcome": "promoted", "promoted": True, "forced": False, "version": None, "reason": "good"}
+    numbers = {"candidate_accuracy": 0.98, "champion_accuracy": None, "champion_version": None}
+    (run / "decision.json").write_text(json.dumps(record | numbers))
+    context = {"ti": SimpleNamespace(task_id="promote", dag_id="mnist_training"), "run_id": run.name}
+
+    tell_promotion(context)
+    (run / "decision.json").unlink()
+    promote(run, workspace.models, LENIENT)
+    tell_promotion(context)
+
+    first, second = chat()
+    assert first.startswith("mnist_training: approved by the gate, but not published\nAccuracy 0.9800, no champion")
+    assert "\nThere is no champion.\n" in first
+    assert second.startswith("mnist_training: version 1 promoted\n")
+
+
+def test_a_workspace_that_cannot_be_used_does_not_silence_a_failure(
+    notify: Notify, chat: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mnist_notify import tell_failure
+
+    notify(CHAT)
+    monkeypatch.setattr("mnist_tasks.workspace.Workspace.from_environment", unusable)
+
+    tell_failure({"ti": SimpleNamespace(task_id="load", dag_id="mnist_training"), "run_id": "x", "exception": None})
+
+    (text,) = chat()
+    assert text.startswith("mnist_training: load failed\n")
+    assert "\nWho is champion cannot be said: MNIST_HOME: no.\n" in text
+
+
+def unusable() -> Workspace:
+    raise InputError("MNIST_HOME: no")
 
 
 def test_a_rejection_that_fails_the_run_is_told_once_and_as_a_rejection(
@@ -215,7 +281,8 @@ def test_a_rejection_that_fails_the_run_is_told_once_and_as_a_rejection(
 
     assert (run.state, home.models.is_dir()) == ("failed", True)
     (text,) = chat()
-    assert text.startswith("mnist_training: candidate rejected, there is no champion yet\n")
+    assert text.startswith("mnist_training: candidate rejected\nAccuracy 0.")
+    assert "\nThere is no champion.\nrun: " in text
 
 
 def test_a_task_that_is_retried_is_told_of_once_it_has_failed_for_good(
