@@ -77,6 +77,7 @@ def evaluate(dataset_folder: Path, run: Path, models: Path) -> Evaluated:
     log.info("reading the candidate in %s and the test images in %s", run, dataset_folder)
     dataset = Dataset(dataset_folder)
     description = dataset.description()
+    dataset.verify("test")
     images, labels = dataset.normalized("test"), np.array(dataset.labels("test"))
     raw = dataset.array("x_test")
     history, training = (read_json(run / name, "train") for name in ("history.json", "training.json"))

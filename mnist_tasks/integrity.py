@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mnist_tasks.dataset import DIGITS, IMAGE_SHAPE, Float32, UInt8
-from mnist_tasks.normalize import scaled
+from mnist_tasks.dataset import DIGITS, IMAGE_SHAPE, Float32, UInt8, scaled
 
 if TYPE_CHECKING:
     import keras

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from mnist_tasks.config import DataRules
-from mnist_tasks.dataset import Dataset, Digits
+from mnist_tasks.dataset import Dataset, Digits, scaled
 from mnist_tasks.errors import InputError
 from mnist_tasks.load import load
-from mnist_tasks.normalize import normalize, scaled
+from mnist_tasks.normalize import normalize
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ import io
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +18,9 @@ from mnist_tasks.config import DataRules
 from mnist_tasks.dataset import ArrayFile, Digits, UInt8
 from mnist_tasks.images import prepare
 from mnist_tasks.metrics import wilson_interval
+from mnist_tasks.neighbours import Reference
 from mnist_tasks.sources import read_source
-from mnist_tasks.validation import LEVELS, NEAR, Profile, Reference, distances_to, jensen_shannon
+from mnist_tasks.validation import LEVELS, NEAR, Profile, distances_to, jensen_shannon
 
 BATCH, WRONG = 3000, 0.05
 SIZES, TRIES = (100, 300, 1000), 200
@@ -47,8 +47,8 @@ def wrong_labels(mnist: Digits, folder: Path, draws: int) -> None:
         changed = rng.choice(BATCH, round(WRONG * BATCH), replace=False)
         labels[changed] = (labels[changed] + rng.integers(1, 10, len(changed))) % 10
         for name, doubted in (
-            ("clean", reference.contradicted(clean)),
-            (f"{WRONG:.0%} wrong", reference.contradicted(replace(clean, labels=labels))),
+            ("clean", reference.contradicted(clean.features(), clean.labels)),
+            (f"{WRONG:.0%} wrong", reference.contradicted(clean.features(), labels)),
         ):
             stopped = {
                 size: np.mean(
