@@ -125,6 +125,7 @@ def validate(
     *,
     reference: Reference,
     champion: Mapping[str, Any] | None = None,
+    unknown: Sequence[Split] = SPLITS,
     fixed_test_images: int | None = None,
 ) -> Verdicts:
     """Check what is new against itself and against what is known.
@@ -136,6 +137,7 @@ def validate(
         reference: what the labels are compared with: MNIST for a source, the source for a batch.
         champion: `dataset.json` of the champion's dataset, or of the source if there is no champion yet; None if the
             one cannot be read.
+        unknown: the splits of a source that may be others than MNIST's.
         fixed_test_images: how many of the known test images are the source's; for a batch.
     """
     empty = Profile()
@@ -159,7 +161,7 @@ def validate(
         if known:
             doubted[split] = reference.contradicted(images.features(), images.labels)
             checks.append(_wrong_labels(split, images, doubted[split], reference, rules))
-        else:
+        elif split in unknown:
             checks += _compared_with_mnist(split, images, reference, rules)
         counts = (known.get(split, empty) + images).counts()
         checks += [
