@@ -255,10 +255,10 @@ def shuffled(images: UInt8) -> UInt8:
     return np.random.default_rng(0).permuted(images.reshape(len(images), -1), axis=1).reshape(images.shape)
 
 
-@pytest.mark.parametrize("count", [300, 1000])
 def test_nothing_but_digits_as_they_are_gets_into_the_test_set(
-    count: int, base: Path, held_out: tuple[UInt8, UInt8], inbox: Path, tmp_path: Path
+    base: Path, held_out: tuple[UInt8, UInt8], inbox: Path, tmp_path: Path
 ) -> None:
+    count = 300
     images, labels = (array[:count] for array in held_out)
     done(write_npz(inbox / "noise", noise(count), labels, "test"))
     done(write_npz(inbox / "shuffled", shuffled(images), labels, "test"))
@@ -283,7 +283,7 @@ def test_nothing_but_digits_as_they_are_gets_into_the_test_set(
     assert {check["slice"] for check in transposed["checks"] if check["rule"] == "max_wrong_labels"} == {"test"}
 
 
-@pytest.mark.parametrize("count", [1, 10, 30])
+@pytest.mark.parametrize("count", [1, 20])
 def test_a_handful_of_honest_test_images_goes_in(
     count: int, base: Path, held_out: tuple[UInt8, UInt8], inbox: Path, tmp_path: Path
 ) -> None:

@@ -1,4 +1,4 @@
-"""Which way up digits stand, and whether a source's labels are MNIST's: what is turned is seen, what is drawn is not."""
+"""Which way up digits stand and whether a source's labels are MNIST's, however honest hands have drawn them."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_noise_stands_no_way_up(reference: Reference) -> None:
     assert not reference.way_up(noise, rng.integers(0, 10, IMAGES).astype(np.uint8)).wrong
 
 
-def source(path: Path, digits: Digits, images: UInt8, labels: UInt8) -> Path:
+def source(path: Path, images: UInt8, labels: UInt8) -> Path:
     """A source of 1,000 training images and 500 test images of its own, both changed alike."""
     np.savez(path, x_train=images[:1000], y_train=labels[:1000], x_test=images[1000:1500], y_test=labels[1000:1500])
     return path
@@ -85,7 +85,7 @@ def source(path: Path, digits: Digits, images: UInt8, labels: UInt8) -> Path:
 
 def test_a_transposed_source_with_its_own_test_set_is_refused_with_the_way_out(digits: Digits, tmp_path: Path) -> None:
     images = np.ascontiguousarray(digits.x_train.swapaxes(1, 2))
-    path = source(tmp_path / "emnist.npz", digits, images, digits.y_train)
+    path = source(tmp_path / "emnist.npz", images, digits.y_train)
 
     with pytest.raises(InputError, match=r"the digits look transposed, as EMNIST stores them: .*x\.swapaxes\(1, 2\)"):
         load(str(path), tmp_path / "datasets", rules=DataRules(max_source_wrong_labels=1))
@@ -94,7 +94,7 @@ def test_a_transposed_source_with_its_own_test_set_is_refused_with_the_way_out(d
 
 
 def test_a_source_with_other_labels_than_mnist_is_refused_unless_that_is_meant(digits: Digits, tmp_path: Path) -> None:
-    path = source(tmp_path / "shifted.npz", digits, digits.x_train, (digits.y_train + 1) % 10)
+    path = source(tmp_path / "shifted.npz", digits.x_train, (digits.y_train + 1) % 10)
 
     with pytest.raises(InputError, match=r"labels of test images .* nearest images of MNIST, more than the allowed 10"):
         load(str(path), tmp_path / "datasets")
