@@ -307,16 +307,16 @@ def _compared_with_mnist(split: Split, images: Profile, mnist: Reference, rules:
         )
     way_up = _way_up(images, mnist)
     shares = f"MNIST agrees with the labels of {way_up.upright:.0%} of {way_up.images:,} {_named(split)} images"
-    other = (
-        f", but with {way_up.turned:.0%} if they are put upright: the digits look {way_up.words}"
-        if way_up.wrong
-        else f", any other way up with {way_up.turned:.0%} at most"
-    )
+    other = ""
+    if way_up.wrong:
+        other = f", but with {way_up.turned:.0%} if they are put upright: the digits look {way_up.words}"
+    elif way_up.turned:
+        other = f", and any other way up with {way_up.turned:.0%} at most"
     return (
-        Check("max_source_wrong_labels", "share", split, value, bound, None, _verdict(passed), message),
         Check(
             "orientation", "agreement", split, way_up.upright, None, None, _verdict(not way_up.wrong), shares + other
         ),
+        Check("max_source_wrong_labels", "share", split, value, bound, None, _verdict(passed), message),
     )
 
 
