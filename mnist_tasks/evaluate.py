@@ -16,13 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mnist_tasks.dataset import DIGITS, Dataset, Float32, UInt8
+from mnist_tasks.dataset import DIGITS, Dataset, Float32, UInt8, scaled
 from mnist_tasks.errors import ModelError, may_pass
 from mnist_tasks.files import read_json, sha256, write_atomically, write_json
 from mnist_tasks.integrity import Finding, finite, inspect, inspect_keras_file, unusable
 from mnist_tasks.metrics import Metrics, measure
 from mnist_tasks.models import weights_sha256
-from mnist_tasks.normalize import scaled
 from mnist_tasks.provenance import library_versions
 from mnist_tasks.registry import GOLDEN, MODEL, SAVED_MODEL, ModelDirectory, Version
 from mnist_tasks.runtime import log_group, reported, use_devices
@@ -109,6 +108,7 @@ def evaluate(dataset_folder: Path, run: Path, models: Path) -> Evaluated:
     log.info("reading the candidate in %s and the test images in %s", run, dataset_folder)
     dataset = Dataset(dataset_folder)
     description = dataset.description()
+    dataset.verify("test")
     test = TestImages.of(dataset, description)
     labels, raw = test.labels, test.raw
     history, training = (read_json(run / name, "train") for name in ("history.json", "training.json"))

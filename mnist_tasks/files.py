@@ -93,6 +93,22 @@ def write_text(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
 
 
+def below(path: Path) -> Iterator[Path]:
+    """A file; or a folder and all in it, in a fixed order.
+
+    Links are not followed. Unlike with `Path.rglob`, a folder that cannot be read is an error, not an empty one.
+    """
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    yield path
+    for folder, folders, names in os.walk(path, onerror=fail) if path.is_dir() else ():
+        folders.sort()
+        for name in sorted([*folders, *names]):
+            yield Path(folder, name)
+
+
 @contextmanager
 def new_folder(target: Path) -> Iterator[Path]:
     """A hidden folder beside `target` to fill, which becomes `target` in one step when the block ends well.

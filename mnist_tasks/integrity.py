@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mnist_tasks.dataset import DIGITS, IMAGE_SHAPE, Float32, UInt8
+from mnist_tasks.dataset import DIGITS, IMAGE_SHAPE, Float32, UInt8, scaled
 from mnist_tasks.files import sha256, tells
-from mnist_tasks.normalize import scaled
 
 if TYPE_CHECKING:
     import keras

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
+from mnist_tasks.dataset import scaled
 from mnist_tasks.errors import ModelError, may_pass
 from mnist_tasks.images import read_digit
-from mnist_tasks.normalize import scaled
 from mnist_tasks.registry import Version
 from mnist_tasks.runtime import tensorflow_in_airflow, use_devices
 

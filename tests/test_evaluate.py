@@ -19,7 +19,7 @@ from PIL import Image
 from mnist_tasks import figures
 from mnist_tasks.config import TrainConfig
 from mnist_tasks.dataset import Dataset
-from mnist_tasks.errors import ModelError, may_pass
+from mnist_tasks.errors import InputError, ModelError, may_pass
 from mnist_tasks.evaluate import Measured, evaluate, table
 from mnist_tasks.files import read_json, sha256
 from mnist_tasks.gate import Policy, decide
@@ -50,6 +50,18 @@ def test_scores_are_those_of_keras(run: Path, dataset: Path) -> None:
     assert evaluation["test_images"] == 500
     assert evaluation["dataset"] == dataset.name
     assert evaluation["champion"] is None
+
+
+@pytest.mark.parametrize("name", ["x_test_normalized", "x_test", "y_test"])
+def test_what_is_measured_on_is_what_was_loaded(name: str, run: Path, dataset: Path, workspace: Workspace) -> None:
+    (run / "evaluation.json").unlink()
+    array = np.load(dataset / f"{name}.npy", mmap_mode="r+")
+    array[len(array) // 2 :] = 0
+    array.flush()
+
+    with pytest.raises(InputError, match=r"does not hold the dataset's images|no longer holds what it is named after"):
+        evaluate(dataset, run, workspace.models)
+    assert not (run / "evaluation.json").exists()
 
 
 def test_the_champion_is_measured_on_the_same_images(

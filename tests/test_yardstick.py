@@ -11,12 +11,12 @@ import pytest
 
 from mnist_tasks import yardstick
 from mnist_tasks.config import TrainConfig
-from mnist_tasks.dataset import Dataset, Digits, Float32, UInt8
+from mnist_tasks.dataset import Dataset, Digits, Float32, UInt8, scaled
 from mnist_tasks.errors import InputError, ModelError
 from mnist_tasks.evaluate import evaluate
 from mnist_tasks.gate import Policy
 from mnist_tasks.load import load
-from mnist_tasks.normalize import normalize, scaled
+from mnist_tasks.normalize import normalize
 from mnist_tasks.promote import promote
 from mnist_tasks.registry import ModelDirectory
 from mnist_tasks.sources import BUILTIN, MNIST_DIGEST
