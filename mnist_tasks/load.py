@@ -41,6 +41,7 @@ from mnist_tasks.files import new_folder, remove_staging_folders, write_json
 from mnist_tasks.gate import OVERALL, Check
 from mnist_tasks.inbox import Batch, find_batches
 from mnist_tasks.neighbours import Reference
+from mnist_tasks.reach import Reach
 from mnist_tasks.registry import ModelDirectory
 from mnist_tasks.runtime import log_group, reported
 from mnist_tasks.sources import (
@@ -118,6 +119,7 @@ def load(
     """
     log.info("reading the data source %s", source)
     rules = rules or DataRules()
+    inbox = Reach.from_environment().path(inbox) if inbox else None
     datasets.mkdir(parents=True, exist_ok=True)
     # A lock of its own, not the digest's: two first runs must not both clear each other's staging folder.
     with FileLock(datasets / ".lock"):

@@ -21,7 +21,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
-from urllib.parse import unquote
 
 import numpy as np
 import numpy.typing as npt
@@ -44,6 +43,7 @@ from mnist_tasks.dataset import (
 from mnist_tasks.errors import InputError, may_pass
 from mnist_tasks.files import below
 from mnist_tasks.library_memory import import_tensorflow
+from mnist_tasks.reach import Reach
 
 BUILTIN = Path(__file__).parent / "data" / "mnist.npz"
 
@@ -109,30 +109,32 @@ def fetch(source: str | Path, folder: Path) -> tuple[Split, ...]:
     """
     if source == "builtin":
         return _copy(BUILTIN, folder)
+    reach = Reach.from_environment()
     if source == "keras":
+        reach.source(KERAS_URL)
         return _copy(download_with_keras(), folder)
-    if isinstance(source, str) and source.startswith("file:///"):
-        source = unquote(source.removeprefix("file://"))
-    if isinstance(source, str) and "://" in source:
+    # A path that is no text is one that the program found by itself, such as a batch in the inbox.
+    place = reach.source(source) if isinstance(source, str) else source
+    if isinstance(place, str):
         # Imported here: the file systems behind URLs take a while, and most nights need none.
         from mnist_tasks.remote import download
 
         with tempfile.TemporaryDirectory(dir=folder, prefix=".download-") as temporary:
-            copy = download(source, Path(temporary))
+            copy = download(place, Path(temporary), reach)
             try:
                 return _copy(copy, folder)
             except InputError as error:
-                raise InputError(str(error).replace(str(copy), source)) from error
-    path = Path(source)
-    with _named_errors(path):
-        path = path.expanduser()
-        exists = path.is_dir() or path.is_file()
-    if not exists:
+                raise InputError(str(error).replace(str(copy), place)) from error
+    with _named_errors(place):
+        exists = place.exists()
+        usable = place.is_dir() or place.is_file()
+    if not usable:
+        # Not a pipe or a device either, which might never end.
+        problem = "is neither a file nor a folder" if exists else "does not exist on this worker"
         raise InputError(
-            f"data source {str(source)!r} does not exist on this worker; use builtin, keras, a URL, or the absolute "
-            f"path of {FORMS}"
+            f"data source {str(source)!r} {problem}; use builtin, keras, a URL, or the absolute path of {FORMS}"
         )
-    return _copy(path, folder)
+    return _copy(place, folder)
 
 
 def read_source(source: str | Path) -> Digits:
@@ -218,10 +220,10 @@ def _npz(path: Path) -> Iterator[tuple[Split, Announced]]:
         wanted = [f"{axis}_{split}" for split in splits or SPLITS for axis in "xy"]
         missing = [name for name in wanted if name not in members]
         if missing:
-            names = ", ".join(sorted(members))[:200]
+            # Of what may be somebody else's archive, no other name is repeated.
+            found = ", ".join(name for name in ARRAYS if name in members) or "none of them"
             raise InputError(
-                f"{printable(path)} has no array {', '.join(missing)}; it needs {', '.join(ARRAYS)} and has "
-                f"{names.encode('utf-8', 'backslashreplace').decode() or 'none'}"
+                f"{printable(path)} has no array {', '.join(missing)}; it needs {', '.join(ARRAYS)} and has {found}"
             )
         for name in wanted:
             # What the directory says may be a lie.

@@ -347,7 +347,7 @@ case("an empty folder", "none of the forms", partial(made, Path.mkdir))
 case(
     "a folder of empty folders", "the train set is empty", partial(made, lambda path: (path / "7").mkdir(parents=True))
 )
-case("pipe", "does not exist", partial(made, os.mkfifo))
+case("pipe", "is neither a file nor a folder", partial(made, os.mkfifo))
 case("nothing", "does not exist", partial(made, str))
 case("link to nowhere", "does not exist", partial(made, lambda path: path.symlink_to("gone")))
 case("link in a circle", "does not exist|corrupt", partial(made, lambda path: path.symlink_to("batch")))
