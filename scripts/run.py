@@ -7,6 +7,11 @@ and 2 if anything failed.
 
 from __future__ import annotations
 
+import entry
+
+if __name__ == "__main__":
+    entry.start()
+
 import json
 import os
 import sys
@@ -15,20 +20,23 @@ import time
 import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import httpx
 from local_airflow import (
+    DAG,
     LaunchError,
     Stopped,
     describe,
     free_port,
     local_airflow,
+    require_dag,
     stop_on_signals,
 )
 
+from mnist_tasks import installation
 from mnist_tasks import outcome as became
 from mnist_tasks.config import RunConfig
 from mnist_tasks.errors import TaskError
@@ -37,7 +45,6 @@ from mnist_tasks.workspace import Workspace
 
 PROMOTED, REJECTED, FAILED = 0, 1, 2
 
-DAG = "mnist_training"
 RUNS = f"/api/v2/dags/{DAG}/dagRuns"
 TASKS = ("load", "normalize", "train", "evaluate", "promote")
 UNFINISHED = ("queued", "running")
@@ -58,8 +65,8 @@ def stopped() -> str:
 def run_once(arguments: list[str]) -> int:
     """Start Airflow, run the DAG once, stop Airflow; returns the exit status."""
     parameters = parse(arguments)
-    RunConfig.from_parameters(parameters)  # refuses what the DAG would refuse, before Airflow is started for it
-    if os.environ.get("MNIST_APPROVAL", "").strip():
+    check(parameters)
+    if installation.value("MNIST_APPROVAL"):
         raise LaunchError(
             "MNIST_APPROVAL is set, and this command has no UI in which a person could approve the model; trigger "
             "mnist_training in the UI of make up, or unset MNIST_APPROVAL"
@@ -75,6 +82,8 @@ def run_once(arguments: list[str]) -> int:
             local_airflow(workspace, free_port(), passwords, services, settings) as airflow,
             airflow.client() as client,
         ):
+            if paused := require_dag(client, airflow.by_hand):
+                raise LaunchError(paused)
             fail_interrupted(client)
             run = Run.trigger(client, parameters, airflow.home / "logs", airflow.check_services)
             try:
@@ -82,6 +91,12 @@ def run_once(arguments: list[str]) -> int:
             except BaseException:
                 run.fail()
                 raise
+
+
+def check(parameters: dict[str, Any]) -> None:
+    """Refuse what the DAG would refuse, before anything is started for it."""
+    installation.check()
+    RunConfig.from_parameters({**installation.value("MNIST_PARAMS"), **parameters})
 
 
 def exit_status(work: Callable[[], int], stopped: Callable[[], str]) -> int:
@@ -116,11 +131,12 @@ def parse(arguments: Iterable[str]) -> dict[str, Any]:
 
 @dataclass
 class Seen:
-    """What has been printed about a task: its state, and how many bytes of the log of which try."""
+    """What has been printed about a task: its state, how many bytes of the log of which try, and an error in it."""
 
     state: str | None = None
     try_number: int = 0
     log_bytes: int = 0
+    reason: str | None = None
 
 
 class Run:
@@ -151,6 +167,16 @@ class Run:
         self.check()
         answer: dict[str, Any] = self.client.get(self.path + below).raise_for_status().json()
         return answer
+
+    def next_try(self, task: dict[str, Any]) -> str:
+        """When a task that waits for a retry is tried again, and which of how many tries that is."""
+        name, number, tries = task["task_id"], task["try_number"], task["max_tries"] + 1
+        rule = self.client.get(f"/api/v2/dags/{DAG}/tasks/{name}").raise_for_status().json()
+        delay = timedelta(**{unit: rule["retry_delay"][unit] for unit in ("days", "seconds", "microseconds")})
+        least = delay.total_seconds() * (rule["retry_exponential_backoff"] or 1) ** (number - 1)
+        # Airflow spreads growing pauses, so that what failed together is not tried again together.
+        pause = f"{least:.0f} to {2 * least:.0f}" if rule["retry_exponential_backoff"] else f"{least:.0f}"
+        return f"; tried again in {pause} s, try {number + 1} of {tries}"
 
     def log_path(self, task: str, try_number: int) -> Path:
         """Where the log of a task's try is, as JSON lines: from the disk, as the API asks a log server for it first."""
@@ -194,16 +220,23 @@ def show(run: Run, task: dict[str, Any], seen: Seen) -> None:
     """Print what is new about a task since it was last looked at."""
     state, try_number = task["state"], task["try_number"]
     if try_number != seen.try_number:
-        seen.try_number, seen.log_bytes = try_number, 0
+        seen.try_number, seen.log_bytes, seen.reason = try_number, 0, None
     for line in new_lines(run.log_path(task["task_id"], try_number), seen):
         if line["event"].startswith("::"):
             continue  # how the UI folds lines up
         if line.get("logger", "").startswith("mnist_tasks") or line["level"] in ("error", "critical"):
-            reason = [error["exc_value"] for error in line.get("error_detail", [])[:1]]
-            print(f"    {': '.join([line['event'], *reason])}", flush=True)
+            text = ": ".join([line["event"], *(error["exc_value"] for error in line.get("error_detail", [])[:1])])
+            print(f"    {text}", flush=True)
+            if line["level"] in ("error", "critical"):
+                seen.reason = text
     if state != seen.state and state not in (None, "scheduled", "queued"):
+        if state in ("failed", "up_for_retry") and seen.reason is None and task["end_date"]:
+            services = run.logs / "services" / "scheduler.log"
+            also = f"; the scheduler's may: {services}" if services.exists() else ""
+            print(f"    its log does not say why, as a process that is killed cannot{also}", flush=True)
         again = f", try {try_number}" if try_number > 1 else ""
-        print(f"  {task['task_id']}: {state}{again}", flush=True)
+        then = run.next_try(task) if state == "up_for_retry" else ""
+        print(f"  {task['task_id']}: {state}{again}{then}", flush=True)
     seen.state = state
 
 
@@ -251,4 +284,4 @@ def outcome(promote: str | None, workspace: Workspace, folder: Path) -> int:
 
 if __name__ == "__main__":
     stop_on_signals()
-    sys.exit(main(sys.argv[1:]))
+    entry.end(main(sys.argv[1:]))
