@@ -87,15 +87,17 @@ class WebhookNotifier(BaseNotifier):
         if not url:
             raise ValueError(f"the connection {self.conn_id} has no password; set it to the webhook's URL")
         mask_secret(url)
-        # httpx logs the address of each request at INFO, and says it in most of its errors.
-        logging.getLogger("httpx").setLevel(logging.WARNING)
+        # The one logs the address of each request at INFO, the other its path at DEBUG.
+        for library in ("httpx", "httpcore"):
+            logging.getLogger(library).setLevel(logging.WARNING)
         try:
             answer = httpx.post(url, json={"text": self.text}, timeout=self.timeout)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             reason = str(error) if isinstance(error, httpx.NetworkError) else "look at its URL, and for a proxy"
             raise ConnectionError(f"the webhook cannot be reached: {type(error).__name__}: {reason}") from None
         if not answer.is_success:
-            raise ConnectionError(f"the webhook answered {answer.status_code}: {answer.text[:200]!r}")
+            # Nothing of the answer: many servers repeat in it, or in the address that they lead on to, what was asked.
+            raise ConnectionError(f"the webhook answered with status {answer.status_code}; look at its URL")
 
 
 def tell(context: Context, describe: Callable[[Context], News | None]) -> None:

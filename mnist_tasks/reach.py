@@ -18,7 +18,7 @@ Needs neither NumPy nor the network.
 from __future__ import annotations
 
 import ipaddress
-import os
+import posixpath
 import re
 import socket
 from collections.abc import Iterable
@@ -71,7 +71,9 @@ class Reach:
     @classmethod
     def from_environment(cls) -> Reach:
         """What MNIST_SOURCES allows, and MNIST_HOME in any case."""
-        allowed = parse(os.environ.get(SETTING, ""))
+        from mnist_tasks import installation  # which has `parse` for its table
+
+        allowed: Reach = installation.value(SETTING)
         try:
             home = Workspace.from_environment().root
         except InputError:  # as a library, without a workspace
@@ -132,33 +134,33 @@ def parse(text: str) -> Reach:
     """What a value of MNIST_SOURCES allows; an empty one is the default.
 
     Raises:
-        InputError: naming the entry that cannot be understood.
+        InputError: with the entry that cannot be understood.
     """
     entries = [entry.strip() for entry in (text if text.strip() else DEFAULT).split(",")]
     folders, places = [], []
     for entry in filter(None, entries):
-        if "://" in entry and scheme_of(entry, SETTING) != "file":
-            place = _place(entry, SETTING)
+        if "://" in entry and scheme_of(entry, "") != "file":
+            place = _place(entry, "")
             places.append(place if re.search(r":\d+$", urlsplit(entry).netloc) else _any_port(place))
             continue
         folder = Path(unquote(urlsplit(entry).path) if "://" in entry else entry).expanduser()
         if not folder.is_absolute():
             raise InputError(
-                f"{SETTING}: {entry!r} is neither an absolute path nor a URL; write it as /data, https://example.com, "
+                f"{entry!r} is neither an absolute path nor a URL; write it as /data, https://example.com, "
                 "https://* or s3://bucket"
             )
         folders.append(folder.resolve())
     return Reach(", ".join(filter(None, entries)), tuple(folders), tuple(places))
 
 
-def scheme_of(url: str, what: str = "source") -> str:
-    """The scheme of a URL, in lower case, once it is one that can be read."""
+def scheme_of(url: str, whose: str = "source: ") -> str:
+    """The scheme of a URL, in lower case, once it is one that can be read; `whose` URL it is begins the message."""
     scheme = url.partition("://")[0].lower()
     if scheme not in SCHEMES:
         chained = "chained protocols are not read; " if "::" in scheme else ""
-        raise InputError(f"{what}: {_printable(url)} cannot be read: {chained}use {', '.join(SCHEMES)}")
+        raise InputError(f"{whose}{_printable(url)} cannot be read: {chained}use {', '.join(SCHEMES)}")
     if scheme in ("s3", "gs") and "::" in url:
-        raise InputError(f"{what}: {_printable(url)} cannot be read: chained protocols are not read")
+        raise InputError(f"{whose}{_printable(url)} cannot be read: chained protocols are not read")
     return scheme
 
 
@@ -190,17 +192,17 @@ def _not_public(address: Address) -> str | None:
     return None if address.is_global else "a reserved address"
 
 
-def _place(url: str, what: str = "source") -> Place:
-    scheme = scheme_of(url, what)
+def _place(url: str, whose: str = "source: ") -> Place:
+    scheme = scheme_of(url, whose)
     try:
         split = urlsplit(url)
         # Brackets belong to an address in IPv6, a dot at the end to a name from the root.
         host, port = (split.hostname or "").removesuffix("."), split.port
         host = host if host == "*" or host.isascii() else host.encode("idna").decode()
     except ValueError as error:  # UnicodeError is one
-        raise InputError(f"{what}: {_printable(url)} is no URL: {error}") from error
+        raise InputError(f"{whose}{_printable(url)} is no URL: {error}") from error
     if not host or re.search(r"[\s\0\\]", split.netloc):
-        raise InputError(f"{what}: {_printable(url)} is no URL: it names no host or bucket")
+        raise InputError(f"{whose}{_printable(url)} is no URL: it names no host or bucket")
     if scheme in PORTS:
         return Place(scheme, host, port or PORTS[scheme], _plain(split.path))
     # A bucket's name is a case of its own, and whatever follows it is the key.
@@ -214,7 +216,7 @@ def _any_port(place: Place) -> Place:
 
 def _plain(path: str) -> str:
     """A URL's path without `..`, which would lead out of a prefix."""
-    return "" if path in ("", "/") else os.path.normpath(unquote(path)) + ("/" if path.endswith("/") else "")
+    return "" if path in ("", "/") else posixpath.normpath(unquote(path)) + ("/" if path.endswith("/") else "")
 
 
 def _printable(text: str) -> str:

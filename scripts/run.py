@@ -19,6 +19,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -38,7 +39,7 @@ from local_airflow import (
 
 from mnist_tasks import installation
 from mnist_tasks import outcome as became
-from mnist_tasks.config import RunConfig
+from mnist_tasks.config import RunConfig, form
 from mnist_tasks.errors import TaskError
 from mnist_tasks.registry import ModelDirectory
 from mnist_tasks.workspace import Workspace
@@ -116,16 +117,17 @@ def exit_status(work: Callable[[], int], stopped: Callable[[], str]) -> int:
 
 
 def parse(arguments: Iterable[str]) -> dict[str, Any]:
-    """Parameters from `name=value`; a value is JSON, or else a string."""
-    parameters = {}
+    """Parameters from `name=value`: as it was typed where a parameter is text, else JSON, such as a number."""
+    schemas = {name: schema for fields in form().values() for name, schema in fields.items()}
+    parameters: dict[str, Any] = {}
     for argument in arguments:
         name, separator, value = argument.partition("=")
         if not separator:
             raise LaunchError(f"{argument!r} is no parameter; write name=value, such as epochs=3")
-        try:
-            parameters[name] = json.loads(value)
-        except ValueError:
-            parameters[name] = value
+        parameters[name] = value
+        if "string" not in schemas.get(name, {}).get("type", "string"):
+            with suppress(ValueError):  # which the check of the parameter names
+                parameters[name] = json.loads(value)
     return parameters
 
 

@@ -64,14 +64,16 @@ class Mail(socketserver.StreamRequestHandler):
 
 
 class Chat(BaseHTTPRequestHandler):
-    """A webhook that takes every message, or refuses those to /refuse."""
+    """A webhook that takes every message; one to /404/... or /301/... is answered so, with the path repeated."""
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
         cast("Server", self.server).messages.append(body)
-        self.send_response(404 if self.path.startswith("/refuse") else 200)
+        status = self.path.split("/")[1]
+        self.send_response(int(status) if status in ("404", "301") else 200)
+        self.send_header("Location", f"https://elsewhere.example{self.path}")
         self.end_headers()
-        self.wfile.write(b"no_service" if self.path.startswith("/refuse") else b"ok")
+        self.wfile.write(f"Cannot POST {self.path}".encode())
 
     def log_message(self, *_: Any) -> None:
         pass
@@ -355,7 +357,8 @@ def test_what_people_wrote_is_no_template(
         ({**CHAT, "conn_id": "chat_nowhere"}, "the webhook cannot be reached: ConnectError: [Errno 111]"),
         ({**CHAT, "conn_id": "chat_bad"}, "the webhook cannot be reached: UnsupportedProtocol: look at its URL"),
         ({**CHAT, "conn_id": "chat_empty"}, "the connection chat_empty has no password"),
-        ({**CHAT, "conn_id": "chat_refuses"}, "the webhook answered 404: 'no_service'"),
+        ({**CHAT, "conn_id": "chat_refuses"}, "the webhook answered with status 404; look at its URL"),
+        ({**CHAT, "conn_id": "chat_moved"}, "the webhook answered with status 301; look at its URL"),
         ({**CHAT, "text": "{{ mnist.no_such_field }}"}, "no_such_field"),
         ({"notifier": f"{HERE}.Raising"}, "a bug in the notifier"),
     ],
@@ -374,7 +377,8 @@ def test_a_failing_notifier_is_a_warning_and_the_others_tell(
 
     caplog.set_level(logging.DEBUG)
     here = json.loads(os.environ["AIRFLOW_CONN_MNIST_CHAT"])["password"].split("/")[2]
-    urls = {"nowhere": NOBODY_LISTENS, "bad": "htp://very-secret", "refuses": f"http://{here}/refuse/very-secret"}
+    urls = {"nowhere": NOBODY_LISTENS, "bad": "htp://very-secret", "refuses": f"http://{here}/404/very-secret"}
+    urls["moved"] = f"http://{here}/301/very-secret?token=very-secret"
     for name, url in {**urls, "empty": ""}.items():
         monkeypatch.setenv(f"AIRFLOW_CONN_CHAT_{name.upper()}", json.dumps({"conn_type": "http", "password": url}))
     extra = {"disable_ssl": True, "disable_tls": True}
