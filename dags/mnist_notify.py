@@ -87,9 +87,10 @@ class WebhookNotifier(BaseNotifier):
         if not url:
             raise ValueError(f"the connection {self.conn_id} has no password; set it to the webhook's URL")
         mask_secret(url)
-        # The one logs the address of each request at INFO, the other its path at DEBUG.
-        for library in ("httpx", "httpcore"):
-            logging.getLogger(library).setLevel(logging.WARNING)
+        # The one logs the address of each request at INFO, the other's parts what is sent and answered at DEBUG.
+        for name in ("httpx", "httpcore", *logging.root.manager.loggerDict):
+            if name.split(".")[0] in ("httpx", "httpcore"):
+                logging.getLogger(name).setLevel(logging.WARNING)
         try:
             answer = httpx.post(url, json={"text": self.text}, timeout=self.timeout)
         except (httpx.HTTPError, httpx.InvalidURL) as error:

@@ -89,7 +89,7 @@ def check_images(shape: Sequence[int], dtype: np.dtype[Any], what: str) -> None:
     if len(shape) != 3 or tuple(shape[1:]) != IMAGE_SHAPE:
         raise InputError(f"{what} has shape {tuple(shape)}; images need shape (n, 28, 28)")
     if dtype != np.uint8:
-        raise InputError(f"{what} has dtype {dtype}; pixels need dtype uint8, from 0 (background) to 255 (ink)")
+        raise InputError(f"{what} has dtype {dtype.name}; pixels need dtype uint8, from 0 (background) to 255 (ink)")
 
 
 def check_labels(shape: Sequence[int], dtype: np.dtype[Any], what: str) -> None:
@@ -97,7 +97,9 @@ def check_labels(shape: Sequence[int], dtype: np.dtype[Any], what: str) -> None:
     if len(shape) != 1:
         raise InputError(f"{what} has shape {tuple(shape)}; labels need shape (n,)")
     if dtype.kind not in "ui":
-        raise InputError(f"{what} has dtype {dtype}; labels need an integer dtype, with values from 0 to {DIGITS - 1}")
+        raise InputError(
+            f"{what} has dtype {dtype.name}; labels need an integer dtype, with values from 0 to {DIGITS - 1}"
+        )
 
 
 @dataclass(frozen=True)
@@ -260,11 +262,15 @@ class ArrayFile:
         return np.concatenate([np.empty((0, *self.shape[1:]), self.dtype), *self.chunks()])
 
 
+class HeaderError(ValueError):
+    """What begins an array is no header. The message repeats nothing of it: who knows what file this is."""
+
+
 def npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     """Shape, whether it is in Fortran's order, and dtype of the `.npy` content that a file goes on with.
 
     Raises:
-        ValueError: if it is no header, whatever NumPy comes upon in it.
+        HeaderError: if it is no header, whatever NumPy comes upon in it.
     """
     try:
         if np.lib.format.read_magic(file) == (1, 0):
@@ -272,10 +278,10 @@ def npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
         else:
             shape, fortran_order, dtype = np.lib.format.read_array_header_2_0(file)
     # The header is Python source, and so are its errors.
-    except (SyntaxError, TokenError, TypeError, RecursionError, MemoryError) as error:
-        raise ValueError(f"bad header of an array: {type(error).__name__}") from error
+    except (SyntaxError, TokenError, TypeError, ValueError, RecursionError, MemoryError) as error:
+        raise HeaderError("bad header of an array") from error
     if any(side < 0 for side in shape):
-        raise ValueError(f"bad header of an array: shape {shape}")
+        raise HeaderError(f"bad header of an array: shape {shape}")
     return shape, fortran_order, dtype
 
 

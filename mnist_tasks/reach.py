@@ -22,7 +22,7 @@ import posixpath
 import re
 import socket
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -36,6 +36,11 @@ PORTS = {"https": 443, "http": 80}
 SCHEMES = ("https", "http", "s3", "gs", "file")
 # Addresses in IPv6 that stand for one in IPv4: https://www.rfc-editor.org/rfc/rfc6052, section 2.1.
 NAT64 = ipaddress.ip_network("64:ff9b::/96")
+# All that is handed out in IPv6: https://www.iana.org/assignments/ipv6-address-space. What lies outside of it leads
+# nowhere, or stands for an address in IPv4 in some other way, which not every Python knows.
+IPV6_GLOBAL = ipaddress.ip_network("2000::/3")
+# A public address to look at, but each virtual machine on Azure finds its host there, with what it is set up with.
+AZURE_HOST = ipaddress.ip_address("168.63.129.16")
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -88,14 +93,10 @@ class Reach:
         """
         if "://" not in source:
             return self.path(source)
-        scheme = scheme_of(source)
-        if scheme != "file":
+        if scheme_of(source) != "file":
             self._check(source)
             return source
-        split = urlsplit(source)
-        if split.netloc not in ("", "localhost"):
-            raise InputError(f"source: {source} names the host {split.netloc}; write file:///path")
-        return self.path(unquote(split.path))
+        return self.path(_file_path(source, "source: "))
 
     def path(self, text: str | Path) -> Path:
         """A path of this machine with all links followed; raises as `source`."""
@@ -120,6 +121,9 @@ class Reach:
 
     def _check(self, url: str) -> tuple[Place, list[Place]]:
         asked = _place(url)
+        if asked.scheme in PORTS and re.search("%2f|%5c", urlsplit(url).path, re.IGNORECASE):
+            # Whether that is a separator is the server's to say: the path is known to lie nowhere.
+            asked = replace(asked, path="")
         held = [place for place in self.places if place.holds(asked)]
         if not held:
             raise InputError(f"{url} may not be read: {self._allowed()}")
@@ -143,7 +147,7 @@ def parse(text: str) -> Reach:
             place = _place(entry, "")
             places.append(place if re.search(r":\d+$", urlsplit(entry).netloc) else _any_port(place))
             continue
-        folder = Path(unquote(urlsplit(entry).path) if "://" in entry else entry).expanduser()
+        folder = Path(_file_path(entry, "") if "://" in entry else entry).expanduser()
         if not folder.is_absolute():
             raise InputError(
                 f"{entry!r} is neither an absolute path nor a URL; write it as /data, https://example.com, "
@@ -172,9 +176,25 @@ def check_public(host: str, addresses: Iterable[str]) -> None:
             raise InputError(f"{what}: it is only read if {SETTING} lists {host} by name")
 
 
+def is_loopback(host: str) -> bool:
+    """Whether a host is this machine by its name or as an address."""
+    try:
+        return ipaddress.ip_address(host.partition("%")[0]).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 def addresses_of(host: str, port: int) -> list[str]:
-    """The addresses of a host; raises an `OSError` if it cannot be looked up."""
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    """The addresses of a host.
+
+    Raises:
+        OSError: if it cannot be looked up now.
+        InputError: if it is no name that a host can have.
+    """
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except UnicodeError as error:
+        raise InputError(f"source: {_printable(host)} is no name of a host: {error}") from error
     return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
 
@@ -186,19 +206,24 @@ def _not_public(address: Address) -> str | None:
             inside = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
         if inside:
             return _not_public(inside)
+    if address == AZURE_HOST:
+        return "the address of the cloud's own services"
     for kind in ("loopback", "link_local", "multicast", "unspecified", "private"):
         if getattr(address, f"is_{kind}"):
             return f"{'an' if kind[0] == 'u' else 'a'} {kind.replace('_', '-')} address"
-    return None if address.is_global else "a reserved address"
+    handed_out = address.version == 4 or address in IPV6_GLOBAL
+    return None if address.is_global and handed_out else "a reserved address"
 
 
 def _place(url: str, whose: str = "source: ") -> Place:
     scheme = scheme_of(url, whose)
+    if _printable(url) != url:
+        raise InputError(f"{whose}{_printable(url)} is no URL: it has bytes that are not UTF-8; write them as %FF")
     try:
         split = urlsplit(url)
         # Brackets belong to an address in IPv6, a dot at the end to a name from the root.
         host, port = (split.hostname or "").removesuffix("."), split.port
-        host = host if host == "*" or host.isascii() else host.encode("idna").decode()
+        host = host.encode("idna").decode()  # also checks how long each part of the name is
     except ValueError as error:  # UnicodeError is one
         raise InputError(f"{whose}{_printable(url)} is no URL: {error}") from error
     if not host or re.search(r"[\s\0\\]", split.netloc):
@@ -217,6 +242,17 @@ def _any_port(place: Place) -> Place:
 def _plain(path: str) -> str:
     """A URL's path without `..`, which would lead out of a prefix."""
     return "" if path in ("", "/") else posixpath.normpath(unquote(path)) + ("/" if path.endswith("/") else "")
+
+
+def _file_path(url: str, whose: str) -> str:
+    """The path that a `file` URL names; raises an `InputError` if it is none of this machine."""
+    try:
+        split = urlsplit(url)
+    except ValueError as error:
+        raise InputError(f"{whose}{_printable(url)} is no URL: {error}; write file:///path") from error
+    if split.netloc not in ("", "localhost"):
+        raise InputError(f"{whose}{_printable(url)} names the host {_printable(split.netloc)}; write file:///path")
+    return unquote(split.path)
 
 
 def _printable(text: str) -> str:

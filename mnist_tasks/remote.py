@@ -19,7 +19,7 @@ import fsspec  # type: ignore[import-untyped]
 import httpx
 
 from mnist_tasks.errors import InputError, may_pass
-from mnist_tasks.reach import Reach, addresses_of, check_public, scheme_of
+from mnist_tasks.reach import SCHEMES, Reach, addresses_of, check_public, is_loopback, scheme_of
 
 MOST_BYTES = 4 << 30  # more than the largest source may hold
 MOST_REDIRECTS = 5
@@ -45,17 +45,13 @@ def download(url: str, folder: Path, reach: Reach) -> Path:
 
 
 def _over_http(url: str, folder: Path, reach: Reach) -> Path:
-    path, asked = folder / "source", url
+    path, asked, name = folder / "source", url, url
     for _ in range(1 + MOST_REDIRECTS):
-        with _answer(url, reach) as answer:
+        with _answer(url, name, reach) as answer:
             if answer.is_redirect and answer.headers.get("Location"):
-                following = str(httpx.URL(url).join(answer.headers["Location"]))
-                scheme = scheme_of(following)
-                if scheme != "https" and (scheme != "http" or scheme_of(url) == "https"):
-                    raise InputError(
-                        f"{asked} leads from {scheme_of(url)} to {scheme}; ask for the last address itself"
-                    )
-                url = following
+                url = _following(asked, url, answer.headers["Location"])
+                # No more of it: it may hold a signature that is good for whoever reads the log.
+                name = f"{asked} leads to {httpx.URL(url).host}, which"
                 continue
             if answer.status_code in (408, 429) or answer.status_code >= 500:
                 raise ConnectionError(f"{asked} answers with status {answer.status_code}; try again later")
@@ -66,10 +62,22 @@ def _over_http(url: str, folder: Path, reach: Reach) -> Path:
     raise InputError(f"{asked} leads on more than {MOST_REDIRECTS} times; ask for the last address itself")
 
 
+def _following(asked: str, url: str, location: str) -> str:
+    """Where a redirect from `url` leads to."""
+    following = httpx.URL(url).join(location)
+    if following.scheme != "https" and (following.scheme != "http" or scheme_of(url) == "https"):
+        scheme = following.scheme if following.scheme in SCHEMES else "another scheme"
+        raise InputError(f"{asked} leads from {scheme_of(url)} to {scheme}; ask for the last address itself")
+    return str(following)
+
+
 @contextmanager
-def _answer(url: str, reach: Reach) -> Iterator[httpx.Response]:
-    """The answer to one request, from an address that may be read."""
-    host, port, must_be_public = reach.host(url)
+def _answer(url: str, name: str, reach: Reach) -> Iterator[httpx.Response]:
+    """The answer to one request, from an address that may be read; `name` is the URL in messages."""
+    try:
+        host, port, must_be_public = reach.host(url)
+    except InputError as error:
+        raise InputError(str(error).replace(url, name)) from error
     proxy = _proxy(urlsplit(url).scheme, host)
     try:
         addresses = [host] if proxy else addresses_of(host, port)
@@ -78,28 +86,32 @@ def _answer(url: str, reach: Reach) -> Iterator[httpx.Response]:
                 check_public(host, addresses_of(host, port))
         elif must_be_public:
             check_public(host, addresses)
-        with _client(proxy, url) as client:
+        with _client(proxy, name) as client:
             answer = _first_answer(client, httpx.URL(url), host, addresses)
             try:
                 yield answer
             finally:
                 answer.close()
     except httpx.InvalidURL as error:
-        raise InputError(f"{url} is no URL: {error}") from error
+        raise InputError(f"{name} is no URL: {error}") from error
+    except httpx.RemoteProtocolError as error:
+        if "location header" in str(error):  # httpx looks at it by itself
+            raise InputError(f"{name} leads on to what is no URL; ask for the last address itself") from error
+        raise ConnectionError(f"{name} cannot be fetched: {error}; check the connection") from error
     except socket.gaierror as error:
-        raise ConnectionError(f"{url} cannot be fetched: {host}: {error.strerror}; check the address") from error
+        raise ConnectionError(f"{name} cannot be fetched: {host}: {error.strerror}; check the address") from error
     except httpx.HTTPError as error:
-        raise ConnectionError(f"{url} cannot be fetched: {error}; check the connection") from error
+        raise ConnectionError(f"{name} cannot be fetched: {error}; check the connection") from error
 
 
-def _client(proxy: str | None, url: str) -> httpx.Client:
+def _client(proxy: str | None, name: str) -> httpx.Client:
     """A client that takes nothing from the environment but the certificates that SSL_CERT_FILE names."""
     context = httpx.create_ssl_context()
     try:
         return httpx.Client(proxy=proxy, verify=context, trust_env=False, timeout=PATIENCE)
     except (ImportError, ValueError) as error:
         raise InputError(
-            f"{url} cannot be fetched: the proxy that the environment names cannot be used: {error}; name one that "
+            f"{name} cannot be fetched: the proxy that the environment names cannot be used: {error}; name one that "
             "speaks http, or list the host in NO_PROXY"
         ) from error
 
@@ -120,7 +132,9 @@ def _first_answer(client: httpx.Client, url: httpx.URL, host: str, addresses: li
 
 
 def _proxy(scheme: str, host: str) -> str | None:
-    """The proxy that the environment names for a host."""
+    """The proxy that the environment names for a host; this machine is reached without one, whatever NO_PROXY says."""
+    if is_loopback(host):
+        return None
     proxies = getproxies()
     found = proxies.get(scheme) or proxies.get("all")
     return None if not found or proxy_bypass(host) else found

@@ -32,6 +32,7 @@ from mnist_tasks.dataset import (
     IMAGE_SHAPE,
     SPLITS,
     Digits,
+    HeaderError,
     Split,
     UInt8,
     check_images,
@@ -323,9 +324,9 @@ def _idx_header(file: BinaryIO | gzip.GzipFile, path: Path, expected: int) -> li
         raise InputError(f"{printable(path)} is cut short: {len(header)} bytes, less than its header")
     magic, *shape = struct.unpack(f">{1 + dimensions}I", header)
     if magic != expected:
-        raise InputError(
-            f"{printable(path)} starts with {magic:#010x}; an IDX file of {kind} starts with {expected:#010x}"
-        )
+        # Other bytes than an IDX file's are not repeated: who knows what file this is.
+        found = f"starts with {magic:#010x}" if magic in (IDX_IMAGES, IDX_LABELS) else "is no IDX file"
+        raise InputError(f"{printable(path)} {found}; an IDX file of {kind} starts with {expected:#010x}")
     if kind == "images" and tuple(shape[1:]) != IMAGE_SHAPE:
         raise InputError(f"{printable(path)} announces shape {tuple(shape)}; images need shape (n, 28, 28)")
     with _named_errors(path):
@@ -481,4 +482,16 @@ def _named_errors(path: Path) -> Iterator[None]:
     except CORRUPT as error:
         if may_pass(error):
             raise
-        raise InputError(f"{printable(path)} is corrupt or cut short: {error}; fetch it again") from error
+        raise InputError(f"{printable(path)} is corrupt or cut short: {_reason(error)}; fetch it again") from error
+
+
+def _reason(error: Exception) -> str:
+    """What the standard library says, unless it may repeat what it has read: who knows what file this is."""
+    if isinstance(error, gzip.BadGzipFile):
+        return "it is no gzip file, or its checksum differs"
+    if isinstance(error, zipfile.BadZipFile) and not str(error).startswith("Bad CRC-32"):
+        return "it is no zip file, or its parts do not fit together"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    plain = (HeaderError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError)
+    return str(error) if isinstance(error, plain) else type(error).__name__

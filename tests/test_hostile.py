@@ -372,6 +372,54 @@ def test_hostile_input_is_refused_by_name_with_its_reason(name: str, tmp_path: P
     assert sum(file.stat().st_size for file in (tmp_path / "out").iterdir()) < 2 * (PIXELS.size + 1000)
 
 
+SECRET = b"TOPSECRET"
+STRUCTURED = np.zeros((IMAGES, 28, 28), [(SECRET.decode(), "u1")])
+
+
+def header(content: bytes) -> bytes:
+    return b"\x93NUMPY\1\0" + struct.pack("<H", len(content)) + content
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"batch.npz": SECRET * 9},
+        {"batch.npz": npz_of({SECRET.decode(): b"", "x_train.npy": npy(PIXELS)})},
+        {"batch.npz": NPZ.replace(b"x_train.npy", SECRET + b"__", 1)},
+        {"batch.npz": npz_of({"x_train.npy": npy(STRUCTURED), "y_train.npy": npy(LABELS)})},
+        {"batch.npz": npz_of({"x_train.npy": npy(PIXELS), "y_train.npy": npy(STRUCTURED[:, 0, 0])})},
+        *(
+            {"batch.npz": npz_of({"x_train.npy": content, "y_train.npy": npy(LABELS)})}
+            for content in (
+                SECRET,
+                header(SECRET),
+                header(b"{'%s': 1}" % SECRET),
+                header(b"{'descr': '%s', 'fortran_order': False, 'shape': (1,)}" % SECRET),
+                header(b"{'descr': '|u1', 'fortran_order': '%s', 'shape': (1,)}" % SECRET),
+                header(b"{'descr': '|u1', 'fortran_order': False, 'shape': '%s'}" % SECRET),
+            )
+        ),
+        {f"batch/{X}": SECRET * 9, f"batch/{Y}": SECRET * 9},
+        {f"batch/{X}.gz": SECRET * 9, f"batch/{Y}.gz": SECRET * 9},
+        {f"batch/{X}.gz": gzip.compress(SECRET * 9), f"batch/{Y}": IDX_Y},
+        {"batch/3/a.png": SECRET * 9},
+        {f"batch/{SECRET.decode()}": b"", "batch/readme.txt": SECRET},
+    ],
+)
+def test_nothing_is_repeated_of_a_file_that_is_no_data_set(files: dict[str, bytes], tmp_path: Path) -> None:
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    (tmp_path / "out").mkdir()
+
+    with pytest.raises(InputError) as error:
+        fetch(tmp_path / next(iter(files)).split("/")[0], tmp_path / "out")
+
+    for part in (SECRET, SECRET[:4], SECRET[:2]):  # also as a number, as IDX files begin
+        assert part.decode() not in str(error.value)
+        assert part.hex() not in str(error.value)
+
+
 EXAMPLES = 150
 
 

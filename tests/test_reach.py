@@ -9,7 +9,7 @@ import pytest
 from mnist_tasks import installation
 from mnist_tasks.errors import InputError
 from mnist_tasks.load import load
-from mnist_tasks.reach import Reach, parse
+from mnist_tasks.reach import Reach, check_public, parse
 
 STACK = "https://*"  # as docker-compose.yaml sets it
 
@@ -42,11 +42,18 @@ def allows(setting: str, source: str) -> bool:
         "https://host:99999/x",
         "http://[::1/x",
         "file://other.example/data/x",
+        "file://\udcff/x",
+        "file://[::1/x",
+        "https://a..example/x",
+        f"https://{'a' * 64}.example/x",
+        "https://a.example/\udcff",
+        "s3://\udcff/x",
     ],
 )
 def test_other_schemes_chains_and_broken_urls_are_refused_whatever_is_allowed(source: str) -> None:
-    with pytest.raises(InputError, match=r"chained|use https|no URL|names the host"):
+    with pytest.raises(InputError, match=r"chained|use https|no URL|names the host") as error:
         parse("").source(source)
+    str(error.value).encode()  # or no log could take it
 
 
 @pytest.mark.parametrize(
@@ -95,6 +102,11 @@ def test_the_stack_reads_https_and_its_home_alone(source: str, expected: bool) -
         ("https://a.example/digits", "https://a.example/digits2/x", False),
         ("https://a.example/digits", "https://a.example/digits/../x", False),
         ("https://a.example/digits", "https://a.example/digits/%2e%2e/x", False),
+        ("https://a.example/digits", "https://a.example/x%2f../digits/x", False),
+        ("https://a.example/digits", "https://a.example/x%5C..%2Fdigits/x", False),
+        ("https://a.example", "https://a.example/x%2fy", True),
+        ("https://a.example", "https://a%E3%80%82example/x", False),
+        ("https://a.example", "https://a\u3002example/x", True),
         ("s3://bucket", "s3://bucket/x", True),
         ("s3://bucket", "s3://bucket2/x", False),
         ("s3://bucket/a", "s3://bucket/a/x", True),
@@ -105,6 +117,27 @@ def test_the_stack_reads_https_and_its_home_alone(source: str, expected: bool) -
 )
 def test_an_entry_allows_a_host_a_bucket_or_what_begins_so(setting: str, source: str, expected: bool) -> None:
     assert allows(setting, source) is expected
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        *("127.0.0.1", "0.1.2.3", "10.1.2.3", "100.64.0.1", "169.254.169.254", "198.18.0.1", "224.0.0.1", "240.0.0.1"),
+        *("::", "::1", "fe80::1%lo", "fc00::1", "fec0::1", "ff0e::1", "100::1", "5f00::1", "2001:db8::1"),
+        # One in IPv4 in other words: mapped, compatible, translated, NAT64 (well known and local), 6to4, Teredo.
+        *("::ffff:127.0.0.1", "::7f00:1", "::ffff:0:7f00:1", "64:ff9b::7f00:1", "64:ff9b:1::7f00:1", "2002:7f00:1::"),
+        "2001:0:4136:e378:8000:63bf:80ff:fffe",
+        "168.63.129.16",  # Azure's
+    ],
+)
+def test_an_address_that_not_everybody_can_reach_is_refused(address: str) -> None:
+    with pytest.raises(InputError, match=r"name\.example has the address .* only read if MNIST_SOURCES lists name"):
+        check_public("name.example", ["93.184.216.34", address])
+
+
+@pytest.mark.parametrize("address", ["93.184.216.34", "2606:4700::1111", "::ffff:93.184.216.34", "64:ff9b::5db8:d822"])
+def test_an_address_that_everybody_can_reach_is_read(address: str) -> None:
+    check_public("name.example", [address])
 
 
 def test_a_folder_allows_what_lies_in_it_and_no_link_out_of_it(tmp_path: Path) -> None:
@@ -121,7 +154,9 @@ def test_a_folder_allows_what_lies_in_it_and_no_link_out_of_it(tmp_path: Path) -
     assert not allows(str(inside), f"{inside}/../data2/x.npz")
 
 
-@pytest.mark.parametrize("setting", ["data", "https://", "ftp://a.example", "https://*, nowhere", "zip://::/x"])
+@pytest.mark.parametrize(
+    "setting", ["file://[x", "data", "https://", "ftp://a.example", "https://*, nowhere", "zip://::/x"]
+)
 def test_an_entry_that_cannot_be_understood_is_named(setting: str) -> None:
     with pytest.raises(InputError, match=r"^MNIST_SOURCES: (?!MNIST_SOURCES)"):
         installation.value("MNIST_SOURCES", {"MNIST_SOURCES": setting})

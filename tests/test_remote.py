@@ -5,16 +5,21 @@ from __future__ import annotations
 import errno
 import http.server
 import socket
+import ssl
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 from urllib.parse import quote, unquote
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from fsspec.implementations.memory import MemoryFileSystem  # type: ignore[import-untyped]
 from fsspec.registry import _registry  # type: ignore[import-untyped]
 
@@ -33,7 +38,7 @@ class Handler(http.server.SimpleHTTPRequestHandler):
     def do_GET(self) -> None:
         if self.path.startswith("/status/"):
             self.send_error(int(self.path.rsplit("/", 1)[1]))
-        elif self.path == "/breaks-off":
+        elif self.path.startswith("/breaks-off"):
             self.send_response(200)
             self.send_header("Content-Length", "1000000")
             self.end_headers()
@@ -203,6 +208,29 @@ def test_a_redirect_leads_to_no_other_scheme(where: str, server: str) -> None:
         read_source(f"{server}/to/{quote(where, safe='')}")
 
 
+@pytest.mark.parametrize(
+    ("where", "words"),
+    [
+        ("http://elsewhere.example/x?signature=secret", r"leads to elsewhere\.example, which may not be read"),
+        ("http://user:secret@elsewhere.example/x", r"leads to elsewhere\.example, which may not be read"),
+        ("http://127.0.0.1:{port}/status/secret/404", r"answers with status 404"),
+        ("http://127.0.0.1:{port}/breaks-off?signature=secret", r"leads to 127\.0\.0\.1, which cannot be fetched"),
+        ("secret://x", r"leads from http to another scheme; ask for the last address"),
+        ("http://secret:x/", r"leads on to what is no URL"),
+    ],
+)
+def test_where_a_redirect_leads_is_named_by_its_host_alone(
+    where: str, words: str, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = f"http://127.0.0.1:{port}"
+    monkeypatch.setenv("MNIST_SOURCES", server)
+
+    with pytest.raises((InputError, ConnectionError), match=words) as error:
+        read_source(f"{server}/to/{quote(where.format(port=port), safe='')}")
+
+    assert str(error.value).replace(quote(where.format(port=port), safe=""), "").count("secret") == 0
+
+
 def test_redirects_without_an_end_are_refused(server: str) -> None:
     with pytest.raises(InputError, match=r"leads on more than 5 times"):
         read_source(f"{server}{'/to/' * 8}/digits.npz")
@@ -263,11 +291,67 @@ def test_a_listed_host_may_have_any_address_and_is_asked_by_its_name(
             read_source(other)
 
 
-def test_a_proxy_for_the_internet_is_used_for_it_and_not_for_loopback(
-    server: str, port: int, digits: Digits, monkeypatch: pytest.MonkeyPatch
+def certificate(name: str, folder: Path) -> Path:
+    """A certificate of a server by its name, which signs itself, with its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+    now = datetime.now(timezone.utc)
+    signed = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    form = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    path = folder / f"{name}.pem"
+    path.write_bytes(key.private_bytes(*form) + signed.public_bytes(serialization.Encoding.PEM))
+    return path
+
+
+def test_the_certificate_and_the_server_see_the_name_though_an_address_is_connected_to(
+    npz: Path, digits: Digits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{port}/to//digits.npz?")
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    names: list[str | None] = []
+    hosts: list[str | None] = []
+
+    class Recording(Handler):
+        def do_GET(self) -> None:
+            hosts.append(self.headers["Host"])
+            super().do_GET()
+
+    pem = certificate("data.example", tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(pem)
+    context.sni_callback = lambda _, name, __: names.append(name)
+    monkeypatch.setenv("SSL_CERT_FILE", str(pem))
+    resolves({name: ["127.0.0.1"] for name in ("data.example", "other.example")}, monkeypatch)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Recording, directory=str(npz.parent))) as httpd:
+        httpd.socket = context.wrap_socket(httpd.socket, server_side=True)
+        threading.Thread(target=httpd.serve_forever, daemon=True).start()
+        right, wrong = (f"{name}.example:{httpd.server_port}" for name in ("data", "other"))
+        monkeypatch.setenv("MNIST_SOURCES", f"https://{right}, https://{wrong}")
+        try:
+            assert read_source(f"https://{right}/digits.npz").digest() == digits.digest()
+            with pytest.raises(ConnectionError, match=r"certificate"):
+                read_source(f"https://{wrong}/digits.npz")
+        finally:
+            httpd.shutdown()
+
+    assert hosts == [right]
+    assert names == ["data.example", "other.example"]
+
+
+def test_a_proxy_for_the_internet_is_used_for_it_and_not_for_loopback(
+    server: str, digits: Digits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9/")  # where nothing listens
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
     assert read_source(f"{server}/digits.npz").digest() == digits.digest()
 
     monkeypatch.setenv("http_proxy", "socks://127.0.0.1:9/")

@@ -376,6 +376,8 @@ def test_a_failing_notifier_is_a_warning_and_the_others_tell(
     from mnist_notify import tell
 
     caplog.set_level(logging.DEBUG)
+    for name in ("httpx", "httpcore", "httpcore.connection", "httpcore.http11"):
+        monkeypatch.setattr(logging.getLogger(name), "level", logging.DEBUG)
     here = json.loads(os.environ["AIRFLOW_CONN_MNIST_CHAT"])["password"].split("/")[2]
     urls = {"nowhere": NOBODY_LISTENS, "bad": "htp://very-secret", "refuses": f"http://{here}/404/very-secret"}
     urls["moved"] = f"http://{here}/301/very-secret?token=very-secret"
