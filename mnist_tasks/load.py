@@ -43,7 +43,7 @@ from mnist_tasks.inbox import Batch, find_batches
 from mnist_tasks.neighbours import Reference
 from mnist_tasks.reach import Reach
 from mnist_tasks.registry import ModelDirectory
-from mnist_tasks.runtime import log_group, reported
+from mnist_tasks.runtime import log_group, not_worth_a_night, reported
 from mnist_tasks.sources import (
     KNOWN_DIGESTS,
     MNIST_TEST_DIGEST,
@@ -292,12 +292,14 @@ class _Loading:
         fixed = self.test_set["fixed_test_images"]
         found = validate(new, known, self.rules, reference=reference, champion=champion, fixed_test_images=fixed)
         sheet = self.work / _sheet(number)
-        _draw(new, found.doubted, sheet)
-        self.sheets[sheet.name] = sheet
+        with not_worth_a_night(sheet.name):
+            _draw(new, found.doubted, sheet)
+            self.sheets[sheet.name] = sheet
         verdict, reason = ("quarantined", "; ".join(found.problems)) if found.problems else ("merged", "")
         checks = [passed_schema(sizes), *found.checks]
         images = (sizes.get("train", 0), sizes.get("test", 0))
-        return Entry(batch.name, verdict, reason, *images, sheet.name, checks), new
+        picture = sheet.name if sheet.name in self.sheets else None
+        return Entry(batch.name, verdict, reason, *images, picture, checks), new
 
     def _champion_data(self) -> dict[str, Any] | None:
         """`dataset.json` of the data that the champion was trained on; None if there is none, or it cannot be read."""
@@ -376,7 +378,8 @@ class _Loading:
         mean = float(np.average(levels, weights=counts))
         figures = folder / "figures"
         figures.mkdir()
-        pictures.mean_images(means, figures / MEANS)
+        with not_worth_a_night(MEANS):
+            pictures.mean_images(means, figures / MEANS)
         merged = self._merged()
         for entry in merged:
             if entry.picture:

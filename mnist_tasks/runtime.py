@@ -60,6 +60,15 @@ def log_group(log: logging.Logger, title: str) -> Iterator[None]:
         log.info("::endgroup::")
 
 
+@contextmanager
+def not_worth_a_night(picture: str) -> Iterator[None]:
+    """Around drawing what is only looked at: whatever it fails with is a line in the log."""
+    try:
+        yield
+    except Exception as error:
+        log.warning("%s is not drawn, and all goes on without it: %s: %s", picture, type(error).__name__, error)
+
+
 def peak_memory_mb() -> float:
     """The largest resident set that this process has had since it was forked or started, in MB (10^6 bytes).
 
