@@ -35,13 +35,14 @@ from mnist_tasks.dataset import (
     content_digest,
     write_array,
 )
+from mnist_tasks.disk import RUN, VERSION, require_space, space_for_dataset
 from mnist_tasks.errors import InputError, ModelError
 from mnist_tasks.files import new_folder, remove_staging_folders, write_json
 from mnist_tasks.gate import OVERALL, Check
 from mnist_tasks.inbox import Batch, find_batches
 from mnist_tasks.registry import ModelDirectory
 from mnist_tasks.runtime import log_group, reported
-from mnist_tasks.sources import KNOWN_DIGESTS, check_link, fetch, printable
+from mnist_tasks.sources import KNOWN_DIGESTS, MNIST_IMAGES, check_link, fetch, printable
 from mnist_tasks.validation import LEVELS, Profile, Reference, failed_schema, passed_schema, validate
 
 log = logging.getLogger(__name__)
@@ -137,6 +138,8 @@ class _Loading:
         ]
         known = KNOWN_DIGESTS.get(self.source)
         there = known and _is_intact(self.datasets / known)
+        if known:
+            self._require_space(MNIST_IMAGES, self.datasets / known, whole=bool(there))
         base = self.datasets / str(known) if there else self._fetch_source(known)
         if known:
             message = f"the content digest is MNIST's, {known}: it is known to keep all rules"
@@ -263,6 +266,8 @@ class _Loading:
         digest = merged.name if merged.parent == self.datasets else _digest(merged)
         folder = self.datasets / digest
         reused = merged == folder or _is_intact(folder)
+        images = sum(len(ArrayFile.open(merged / f"y_{split}.npy")) for split in SPLITS)
+        self._require_space(images, folder, self.work)
         if not reused:
             if folder.exists():
                 log.warning("%s no longer has the content of its digest; writing it again", folder)
@@ -281,6 +286,11 @@ class _Loading:
         sizes = (description["train_images"], description["test_images"])
         quarantined = sum(entry.verdict == "quarantined" for entry in self.entries)
         return Loaded(digest, *sizes, reused, len(self._merged()), quarantined)
+
+    def _require_space(self, images: int, folder: Path, work: Path | None = None, *, whole: bool = True) -> None:
+        """Stop a run that does not fit on the disk, before it has cost anything; raises an `InputError`."""
+        rest = {place: size for place, size in ((self.run, RUN), (self.models, VERSION)) if place}
+        require_space({self.datasets: space_for_dataset(images, folder, work, whole=whole), **rest})
 
     def _merged(self) -> list[Entry]:
         return [entry for entry in self.entries if entry.verdict == "merged"]

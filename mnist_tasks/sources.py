@@ -70,6 +70,8 @@ MOST_IMAGES = 4_000_000
 
 FORMS = "an .npz file, or of a folder with MNIST's IDX files or with pictures in folders 0 to 9"
 
+MNIST_IMAGES = 70_000
+
 KNOWN_DIGESTS: Mapping[str, str] = {"builtin": MNIST_DIGEST, "keras": MNIST_DIGEST}
 
 
