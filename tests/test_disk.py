@@ -29,6 +29,7 @@ from mnist_tasks.pictures import mean_images
 from mnist_tasks.registry import ModelDirectory
 from mnist_tasks.train import _out_of_memory_named
 from mnist_tasks.workspace import PROJECT, Workspace
+from tests.forms import done
 from tests.helpers import publish, small_disk
 
 EPOCH = Epoch(1, {"loss": 1.0, "accuracy": 0.5}, 1.0, 100.0)
@@ -208,6 +209,29 @@ def test_a_run_that_does_not_fit_is_refused_before_it_reads(tmp_path: Path, monk
             InputError, match=r"datasets has too little space: a run needs 279\.5 MB more, but 157\.3 of"
         ):
             load("builtin", workspace.datasets, run=workspace.run("first"), models=workspace.models)
+
+
+def test_with_batches_only_the_copy_that_is_merged_is_asked_for_at_first(
+    npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the second night the merged images lie there already, and MNIST alone has no folder of its own."""
+
+    class ReadError(Exception):
+        pass
+
+    def read(*_: object) -> None:
+        raise ReadError
+
+    monkeypatch.setattr("mnist_tasks.load.fetch", read)
+    inbox = tmp_path / "inbox"
+    inbox.mkdir()
+    done(Path(shutil.copy(npz, inbox)))
+    with small_disk(tmp_path / "disk", "70M") as disk:
+        with pytest.raises(ReadError):
+            load("builtin", disk, inbox=inbox)
+        (disk / "filler").write_bytes(b"\0" * 20_000_000)
+        with pytest.raises(InputError, match=r"needs 55\.0 MB more, but 53\.4 of 73\.4 MB are free"):
+            load("builtin", disk, inbox=inbox)
 
 
 def test_a_run_that_fits_is_not_refused(tmp_path: Path) -> None:
