@@ -36,6 +36,7 @@ from mnist_tasks.dataset import (
     folder_digest,
     write_array,
 )
+from mnist_tasks.disk import RAW, RUN, VERSION, require_space, space_for_dataset
 from mnist_tasks.errors import InputError, ModelError, may_pass
 from mnist_tasks.files import new_folder, remove_staging_folders, write_json
 from mnist_tasks.gate import OVERALL, Check
@@ -46,6 +47,7 @@ from mnist_tasks.registry import ModelDirectory
 from mnist_tasks.runtime import log_group, not_worth_a_night, reported
 from mnist_tasks.sources import (
     KNOWN_DIGESTS,
+    MNIST_IMAGES,
     MNIST_TEST_DIGEST,
     MNIST_TEST_IMAGES,
     check_link,
@@ -156,6 +158,10 @@ class _Loading:
         ]
         known = KNOWN_DIGESTS.get(self.source)
         there = known and _is_intact(self.datasets / known)
+        if known and complete:  # what comes of them may lie there already: the source's own copy is needed for certain
+            self._require_space(0 if there else MNIST_IMAGES * RAW)
+        elif known:
+            self._require_space(space_for_dataset(MNIST_IMAGES, self.datasets / known, whole=bool(there)))
         base = self.datasets / str(known) if there else self._fetch_source(known)
         if known:
             message = f"the content digest is MNIST's, {known}: it is known to keep all rules"
@@ -324,6 +330,8 @@ class _Loading:
         digest = merged.name if merged.parent == self.datasets else folder_digest(merged)
         folder = self.datasets / digest
         reused = merged == folder or _is_intact(folder)
+        images = sum(len(ArrayFile.open(merged / f"y_{split}.npy")) for split in SPLITS)
+        self._require_space(space_for_dataset(images, folder, self.work))
         if not reused:
             if folder.exists():
                 log.warning("%s no longer has the content of its digest; writing it again", folder)
@@ -346,6 +354,11 @@ class _Loading:
         sizes = (description["train_images"], description["test_images"])
         quarantined = sum(entry.verdict == "quarantined" for entry in self.entries)
         return Loaded(digest, *sizes, reused, len(self._merged()), quarantined)
+
+    def _require_space(self, for_dataset: int) -> None:
+        """Stop a run that does not fit on the disk, before it has cost anything; raises an `InputError`."""
+        rest = {place: size for place, size in ((self.run, RUN), (self.models, VERSION)) if place}
+        require_space({self.datasets: for_dataset, **rest})
 
     def _merged(self) -> list[Entry]:
         return [entry for entry in self.entries if entry.verdict == "merged"]
