@@ -10,10 +10,9 @@ from typing import Any
 from airflow.providers.standard.operators.hitl import HITLOperator
 from airflow.sdk import Param
 from airflow.sdk.exceptions import TaskAwaitingInput
-from mnist_common import Context, model_page, no_retry_for_bad_input, skip_as_before
+from mnist_common import Context, kept_parameters, model_page, no_retry_for_bad_input, skip_as_before
 from mnist_notify import tell, waiting
 
-from mnist_tasks.config import RunConfig
 from mnist_tasks.errors import ModelError
 from mnist_tasks.gate import Approval, Policy
 from mnist_tasks.workspace import Workspace
@@ -58,7 +57,8 @@ class Approve(HITLOperator):
         from mnist_tasks.files import read_json, sha256
 
         skip_as_before(context["ti"].xcom_pull(task_ids="evaluate"), context["run_id"])
-        policy = RunConfig.from_parameters({k: v for k, v in context["params"].items() if k != COMMENT}).gate
+        params = {name: given for name, given in context["params"].items() if name != COMMENT}
+        policy = kept_parameters(params, context["run_id"]).gate
         run = Workspace.from_environment().run(context["run_id"])
         self.log.info("reading the evaluation in %s", run)
         evaluation = sha256(run / "evaluation.json")
@@ -134,7 +134,7 @@ def question(run: Path, policy: Policy, dag_id: str, wait: str) -> tuple[str, st
     evaluation = read_json(run / "evaluation.json", "evaluate")
     candidate, champion = evaluation["candidate"], evaluation["champion"]
     decision = decide(candidate, champion, policy)
-    if not decision.promoted:
+    if not decision.approved:
         return None
     accuracy = f"{candidate['accuracy']:.4f}"
     against = (

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from datetime import timedelta
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -13,18 +11,16 @@ from airflow.sdk import Asset, BaseOperatorLink, Param
 from airflow.sdk.configuration import conf
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
-from mnist_tasks.errors import TaskError
+from mnist_tasks.config import RunConfig
+from mnist_tasks.errors import TaskError, may_pass
 from mnist_tasks.workspace import Workspace
 
 # What Airflow fills in when a task runs: another task's return value, and a value from its context by name.
 XCom = Any
 Context = Any
 
-CHAMPION = Asset(
-    "mnist_champion",
-    uri=(Workspace.from_environment().models / "champion").as_uri(),
-    group="model",
-)
+# By its name alone: Airflow would take a workspace that has been moved for another asset.
+CHAMPION = Asset("mnist_champion", group="model")
 
 
 class ModelLink(BaseOperatorLink):
@@ -50,41 +46,49 @@ class Rejected(AirflowFailException):
     """The candidate was rejected, where that fails the run."""
 
 
-def time_to_wait(setting: str, text: str) -> timedelta | None:
-    """The time that a setting names, such as 90m or 24h; None if it is empty.
-
-    Raises:
-        ValueError: if it is no time, zero or longer than a year.
-    """
-    if not text.strip():
-        return None
-    units = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
-    match = re.fullmatch(r"([0-9]{1,8})([smhd])", text.strip())
-    wait = timedelta(**{units[match[2]]: int(match[1])}) if match else timedelta()
-    if not timedelta() < wait <= timedelta(days=365):
-        raise ValueError(
-            f"{setting}: {text!r} is no time to wait from 1s to 365d; write a number and s, m, h or d, such as 24h, or "
-            "leave it empty"
-        )
-    return wait
-
-
-def form(sections: Mapping[str, Mapping[str, dict[str, Any]]]) -> dict[str, Param]:
+def form(
+    sections: Mapping[str, Mapping[str, dict[str, Any]]], defaults: Mapping[str, Any] | None = None
+) -> dict[str, Param]:
     """A trigger form: a field for each JSON schema, by section and name, with its default, bounds and words.
 
-    A field without a default must be filled in.
+    Args:
+        sections: a field without a default must be filled in.
+        defaults: by name, instead of those of the schemas.
     """
+    given = {name: {"default": value} for name, value in (defaults or {}).items()}
     return {
-        name: Param(description_md=field.pop("description"), section=section, **field)
+        name: Param(**{"description_md": field.pop("description"), "section": section, **field, **given.get(name, {})})
         for section, fields in sections.items()
         for name, field in fields.items()
     }
 
 
+PARAMETERS = "parameters.json"  # in the run's folder
+
+
+def keep_parameters(params: Mapping[str, Any], run_id: str) -> None:
+    """Write down what a run begins with, for the tasks after the first one.
+
+    What a run is not told by who triggers it, it is told by MNIST_PARAMS, and that may be changed while it goes on, or
+    be another one on another worker.
+    """
+    from mnist_tasks.files import write_json
+
+    write_json(Workspace.from_environment().run(run_id) / PARAMETERS, dict(params))
+
+
+def kept_parameters(params: Mapping[str, Any], run_id: str) -> RunConfig:
+    """The configuration that the run has begun with; `params` if that is not known, as in a run of an older release."""
+    from mnist_tasks.files import read_json
+
+    path = Workspace.from_environment().run(run_id) / PARAMETERS
+    return RunConfig.from_parameters(read_json(path, "load") if path.exists() else params)
+
+
 def skip_as_before(handed_on: XCom, run_id: str) -> None:
     """End a task as skipped where `train` was, as nothing has changed, with the reason that it has written down."""
     from mnist_tasks.files import read_json
-    from mnist_tasks.fingerprint import UNCHANGED
+    from mnist_tasks.outcome import UNCHANGED
 
     path = Workspace.from_environment().run(run_id) / "decision.json"
     # A task that somebody has marked as done hands on nothing either.
@@ -98,4 +102,6 @@ def no_retry_for_bad_input() -> Iterator[None]:
     try:
         yield
     except TaskError as error:
+        if may_pass(error):
+            raise
         raise AirflowFailException(str(error)) from error

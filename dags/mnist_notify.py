@@ -87,15 +87,17 @@ class WebhookNotifier(BaseNotifier):
         if not url:
             raise ValueError(f"the connection {self.conn_id} has no password; set it to the webhook's URL")
         mask_secret(url)
-        # httpx logs the address of each request at INFO, and says it in most of its errors.
-        logging.getLogger("httpx").setLevel(logging.WARNING)
+        # The one logs the address of each request at INFO, the other its path at DEBUG.
+        for library in ("httpx", "httpcore"):
+            logging.getLogger(library).setLevel(logging.WARNING)
         try:
             answer = httpx.post(url, json={"text": self.text}, timeout=self.timeout)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             reason = str(error) if isinstance(error, httpx.NetworkError) else "look at its URL, and for a proxy"
             raise ConnectionError(f"the webhook cannot be reached: {type(error).__name__}: {reason}") from None
         if not answer.is_success:
-            raise ConnectionError(f"the webhook answered {answer.status_code}: {answer.text[:200]!r}")
+            # Nothing of the answer: many servers repeat in it, or in the address that they lead on to, what was asked.
+            raise ConnectionError(f"the webhook answered with status {answer.status_code}; look at its URL")
 
 
 def tell(context: Context, describe: Callable[[Context], News | None]) -> None:
@@ -139,27 +141,43 @@ def tell_rollback(context: Context) -> None:
 
 
 def _promotion(context: Context) -> News:
-    decision = _decision(context)
+    from mnist_tasks.outcome import not_published, version_of
+    from mnist_tasks.registry import ModelDirectory
+
+    workspace, decision = Workspace.from_environment(), _decision(context)
+    version = version_of(decision, workspace.run(context["run_id"]), ModelDirectory(workspace.models))
+    if version is None:
+        return _news("failed", not_published(decision), f"{_comparison(decision)}\n{_standing()}", context)
     how = "promoted by force" if decision["forced"] else "promoted"
-    return _news("promoted", f"version {decision['version']} {how}", _comparison(decision), context)
+    return _news("promoted", f"version {version} {how}", _comparison(decision), context)
 
 
 def _rejection(context: Context) -> News | None:
-    from mnist_tasks.fingerprint import UNCHANGED
+    from mnist_tasks.outcome import UNCHANGED
 
     decision = _decision(context)
     if decision["outcome"] == UNCHANGED:
         return None
-    champion = decision["champion_version"]
-    stays = f"version {champion} stays" if champion else "there is no champion yet"
-    return _news("rejected", f"candidate rejected, {stays}", _comparison(decision), context)
+    return _news("rejected", "candidate rejected", f"{_comparison(decision)}\n{_standing()}", context)
 
 
 def _failure(context: Context) -> News:
     task, error = context["ti"].task_id, context.get("exception")
     # Airflow has no exception where the task's process did not live to report one.
     reason = str(error or "") or (type(error).__name__ if error else "its process ended; the task's log may say why")
-    return _news("failed", f"{task} failed", f"{reason}\nThe champion stays.", context)
+    return _news("failed", f"{task} failed", f"{reason}\n{_standing()}", context)
+
+
+def _standing() -> str:
+    """Who is champion now, as a sentence: it is looked up, whatever has happened."""
+    from mnist_tasks.errors import TaskError
+    from mnist_tasks.registry import ModelDirectory
+
+    try:
+        standing = ModelDirectory(Workspace.from_environment().models).standing()
+    except TaskError as error:  # an unusable MNIST_HOME is no reason to keep silent about the failure
+        standing = f"who is champion cannot be said: {error}"
+    return f"{standing[0].upper()}{standing[1:]}."
 
 
 def _rollback(context: Context) -> News:

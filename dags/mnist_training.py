@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import os
+import inspect
+import json
+import logging
 from dataclasses import asdict
 from datetime import timedelta
 from typing import Any
@@ -16,43 +18,48 @@ from mnist_common import (
     Rejected,
     XCom,
     form,
+    keep_parameters,
+    kept_parameters,
     no_retry_for_bad_input,
     skip_as_before,
-    time_to_wait,
 )
 from mnist_notify import tell_failure, tell_promotion, tell_rejection
 
-from mnist_tasks import config
+from mnist_tasks import config, installation
 from mnist_tasks.config import RunConfig
+from mnist_tasks.installation import value
 from mnist_tasks.workspace import Workspace
 
-# Cron, in UTC; empty for runs by hand only.
-SCHEDULE = os.environ.get("MNIST_SCHEDULE", "0 2 * * *") or None
+log = logging.getLogger(__name__)
 
-# How often to look into the inbox and start a run if something has come, such as 30s; empty for never.
-WATCH = time_to_wait("MNIST_WATCH_INBOX", os.environ.get("MNIST_WATCH_INBOX", ""))
+# A setting that is used below and is wrong stops the import, so that everybody sees it; the others stop no training.
+for problem in installation.problems():
+    log.error(problem)
+
+SCHEDULE = value("MNIST_SCHEDULE")
+WATCH = value("MNIST_WATCH_INBOX")
 if WATCH:
     from mnist_watch import watched
 
-# Where the tasks that want a GPU run. The pool must exist.
+# Where the tasks that want a GPU run.
 ON_GPU: dict[str, Any] = {
-    "queue": os.environ.get("MNIST_GPU_QUEUE", "default"),
-    "pool": os.environ.get("MNIST_GPU_POOL", "default_pool"),
+    "queue": value("MNIST_GPU_QUEUE") or "default",
+    "pool": value("MNIST_GPU_POOL") or "default_pool",
 }
-if GPU_IMAGE := os.environ.get("MNIST_KUBERNETES_GPU_IMAGE", "").strip():
+if GPU_IMAGE := value("MNIST_KUBERNETES_GPU_IMAGE"):
     from mnist_kubernetes import gpu_pod
 
     ON_GPU["executor_config"] = gpu_pod(GPU_IMAGE)
 
-# How long a candidate that passes the gate waits for a person's approval, such as 24h; empty for no approval.
-APPROVAL = time_to_wait("MNIST_APPROVAL", os.environ.get("MNIST_APPROVAL", ""))
+APPROVAL = value("MNIST_APPROVAL")
+PARAMETERS = value("MNIST_PARAMS")
 
 
 @dag(
     schedule=watched(SCHEDULE, WATCH) if WATCH else SCHEDULE,
     catchup=False,
     max_active_runs=1,
-    params=form(config.form()),
+    params=form(config.form(), PARAMETERS),
     tags=["mnist", "training"],
     default_args={
         "retries": 2,
@@ -78,12 +85,13 @@ def mnist_training() -> None:
     With `MNIST_APPROVAL`, a task **approve** before *promote* waits for a person to say yes or no to a candidate that
     passes the gate.
 
-    When nothing has changed since the champion was trained, a scheduled run ends in seconds: *train* and all after it
-    are **skipped**, the reason is in their logs (`when_unchanged=retrain` goes on).
+    When nothing has changed since the champion was trained, or since a candidate was rejected, a scheduled run ends in
+    seconds: *train* and all after it are **skipped**, the reason is in their logs (`when_unchanged=retrain` goes on).
 
     *promote* is **skipped** (or fails, with `on_rejection=fail`) when the gate rejects the candidate: the reason is the
     last line of its log and in `decision.json`, and the champion stays. It **fails** when the candidate or the champion
-    cannot be trusted. Load the champion with `keras.models.load_model("<MNIST_HOME>/models/champion/model.keras")`; go
+    cannot be trusted, or the champion measures far below its published accuracy: then the test images have changed.
+    Load the champion with `keras.models.load_model("<MNIST_HOME>/models/champion/model.keras")`; go
     back to an older model with the DAG `mnist_rollback`.
     """
 
@@ -95,6 +103,7 @@ def mnist_training() -> None:
 
         config, workspace = RunConfig.from_parameters(params), Workspace.from_environment()
         workspace.prepare()
+        keep_parameters(params, run_id)
         with tensorflow_in_airflow():  # for the source `keras`; the others need no TensorFlow
             loaded = load(
                 config.data.source,
@@ -121,7 +130,7 @@ def mnist_training() -> None:
         from mnist_tasks.fingerprint import unchanged
         from mnist_tasks.runtime import tensorflow_in_airflow
 
-        config, workspace = RunConfig.from_parameters(params), Workspace.from_environment()
+        config, workspace = kept_parameters(params, run_id), Workspace.from_environment()
         digest, run = normalized["digest"], workspace.run(run_id)
         if config.unchanged.skips(dag_run.run_type):
             reason = unchanged(digest, config.training, config.gate, run, workspace.models)
@@ -165,7 +174,7 @@ def mnist_training() -> None:
 
         if APPROVAL and not approval:
             raise ModelError("the task approve has given no answer; clear it, so that somebody is asked")
-        config, workspace = RunConfig.from_parameters(params), Workspace.from_environment()
+        config, workspace = kept_parameters(params, run_id), Workspace.from_environment()
         answer = Approval(**approval) if approval else None
         outcome = asdict(promote(workspace.run(run_id), workspace.models, config.gate, answer))
         if not outcome["promoted"]:
@@ -187,4 +196,11 @@ def mnist_training() -> None:
     promoted.operator.operator_extra_links = (ModelLink(),)
 
 
-mnist_training()
+training = mnist_training()
+if PARAMETERS:
+    training.doc_md = (
+        inspect.cleandoc(training.doc_md or "")
+        + "\n\nUnless a run is told otherwise, `MNIST_PARAMS` has it use\n\n```json\n"
+        + json.dumps(PARAMETERS, indent=2)
+        + "\n```\n"
+    )

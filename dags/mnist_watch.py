@@ -20,9 +20,8 @@ def watched(cron: str | None, every: timedelta) -> Any:
     """
     folder = Workspace.from_environment().root / "inbox"
     trigger = InboxTrigger(folder=str(folder), every=every.total_seconds())
-    inbox = Asset(
-        "mnist_inbox", uri=folder.as_uri(), group="data", watchers=[AssetWatcher(name="mnist_inbox", trigger=trigger)]
-    )
+    # By its name alone, as CHAMPION in mnist_common.
+    inbox = Asset("mnist_inbox", group="data", watchers=[AssetWatcher(name="mnist_inbox", trigger=trigger)])
     if cron is None:
         return [inbox]
     return AssetOrTimeSchedule(timetable=CronTriggerTimetable(cron, timezone="UTC"), assets=[inbox])

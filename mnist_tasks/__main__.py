@@ -35,8 +35,11 @@ def main(arguments: list[str]) -> int:
     try:
         status: int = options.run(options, Workspace.from_environment())
         return status
-    except (TaskError, OSError) as error:
-        print(_printable(f"failed: {error}"), file=sys.stderr)
+    except (TaskError, OSError, MemoryError) as error:
+        text = f"failed: {error or 'out of memory'}"
+        if options.writes and not isinstance(error, InputError):  # it may have failed before the link moved, or after
+            text += f"; {ModelDirectory(Workspace.from_environment().models).standing()}"
+        print(_printable(text), file=sys.stderr)
         return FAILED
 
 
@@ -62,13 +65,27 @@ def _parser() -> argparse.ArgumentParser:
         },
     )
     _command(actions, "history", "when the champion changed, from what to what and why", history, at)
-    to = ("--to", {"type": int, "metavar": "VERSION", "help": "the version to go back to; default: the one before"})
+    to = (
+        "--to",
+        {
+            "type": int,
+            "metavar": "VERSION",
+            "help": "the version to go back to; default: the one before or, after retire, the one that was retired",
+        },
+    )
     reason = ("--reason", {"required": True, "help": "why; it goes into the history and the model card"})
-    _command(actions, "rollback", "make an older model champion again, as a new version", rollback, to, reason)
+    writing = [
+        _command(actions, "rollback", "make an older model champion again, as a new version", rollback, to, reason)
+    ]
     keep = ("--keep", {"type": int, "required": True, "metavar": "N", "help": "how many of the newest to keep"})
-    _command(actions, "prune", "remove old versions; never the champion nor the one before it", prune, keep)
-    _command(actions, "repair", "put right what verify finds; deletes nothing", repair)
-    _command(actions, "retire", "have no champion any more, where no version can be used", retire, reason)
+    text = "remove old versions; never the champion, the one before it, nor what repair would fall back to"
+    writing.append(_command(actions, "prune", text, prune, keep))
+    text = "put right what verify finds; deletes nothing; status 1 if something is left, or no champion"
+    writing.append(_command(actions, "repair", text, repair))
+    text = "have no champion any more, and nothing that TF Serving serves; rollback undoes it"
+    writing.append(_command(actions, "retire", text, retire, reason))
+    for command in writing:
+        command.set_defaults(writes=True)
 
     images = ("image", {"nargs": "+", "type": Path, "help": "a PNG or any other image file of one digit"})
     which = ("--version", {"default": "champion", "metavar": "VERSION", "help": "default: the champion"})
@@ -91,37 +108,50 @@ def _command(
     for argument, settings in arguments:
         command.add_argument(argument, **settings)
     command.add_argument("--json", action="store_true", help="print JSON")
-    command.set_defaults(run=run, log_level=logging.WARNING)
+    command.set_defaults(run=run, log_level=logging.WARNING, writes=False)
     return command
 
 
 def list_versions(options: argparse.Namespace, workspace: Workspace) -> int:
     """Print a line for each version, also of a damaged one."""
     models = ModelDirectory(workspace.models)
+    champion: Version | None = None
+    problem: ModelError | OSError | None = None
     try:
-        champion, problem = models.champion(), None
-    except ModelError as error:
-        champion, problem = None, error
-    rows = [_row(version, version == champion) for version in models.versions()]
+        champion = models.champion()
+    except (ModelError, OSError) as error:
+        problem = error
+    rows = []
+    for version in models.versions():
+        row, unread = _row(version, version == champion)
+        rows.append(row)
+        problem = problem or unread
     header = ("", "version", "accuracy", "loss", "architecture", "published", "by", "")
-    cells = (("*" if row["champion"] else "", *list(row.values())[1:-1], row["damage"] or "") for row in rows)
+    shown = ("version", "accuracy", "loss", "architecture", "published", "published_by")
+    cells = (
+        ("*" if row["champion"] else "", *map(row.get, shown), row["damage"] or ("retired" if row["retired"] else ""))
+        for row in rows
+    )
     _print(options, rows, _table(header, cells) if rows else [f"no version in {workspace.models} yet"])
     if problem:
         raise problem
     return NO if any(row["damage"] for row in rows) else YES
 
 
-def _row(version: Version, is_champion: bool) -> dict[str, Any]:
+def _row(version: Version, is_champion: bool) -> tuple[dict[str, Any], OSError | None]:
+    """What the list says of a version, and the error if its documents could only not be read now."""
     metadata: dict[str, Any] = {}
     candidate: dict[str, Any] = {}
-    damage = None
+    damage, unread = None, None
     try:
         metadata = version.metadata()
         candidate = version.evaluation().get("candidate") or {}
     except ModelError as error:
         damage = str(error)
+    except OSError as error:
+        unread = error
     # `get`: an older release may have written less.
-    return {
+    row = {
         "champion": is_champion,
         "version": version.number,
         "accuracy": candidate.get("accuracy"),
@@ -130,7 +160,9 @@ def _row(version: Version, is_champion: bool) -> dict[str, Any]:
         "published": metadata.get("published"),
         "published_by": metadata.get("published_by"),
         "damage": damage,
+        "retired": version.retired,
     }
+    return row, unread
 
 
 def show(options: argparse.Namespace, workspace: Workspace) -> int:
@@ -185,9 +217,8 @@ def rollback(options: argparse.Namespace, workspace: Workspace) -> int:
     models = ModelDirectory(workspace.models)
     version = models.rollback(options.to, reason=options.reason, published_by=_user())
     metadata = version.metadata()
-    again = (
-        f"version {version.number} is champion: version {metadata['restores']} again, instead of {metadata['replaces']}"
-    )
+    before = metadata["replaces"] or "none"
+    again = f"version {version.number} is champion: version {metadata['restores']} again, instead of {before}"
     _print(options, metadata, [again])
     return YES
 
@@ -200,25 +231,36 @@ def prune(options: argparse.Namespace, workspace: Workspace) -> int:
 
 
 def repair(options: argparse.Namespace, workspace: Workspace) -> int:
-    """Put right what `verify` finds."""
-    from mnist_tasks.repair import repair
+    """Put right what `verify` finds, and say what is left of it."""
+    from mnist_tasks.repair import NONE_LEFT, none_left, problems, repair
 
+    models = ModelDirectory(workspace.models)
     done: list[str] = []
     try:
-        for step in repair(ModelDirectory(workspace.models), workspace.root / "runs", _user()):
+        for step in repair(models, workspace.root / "runs", _user()):
             done.append(step)  # noqa: PERF402 - one by one, for what is done when a later step fails
+        # Hashing all again takes no less time than the repair, so only if there was something.
+        left = [f"still so: {problem}" for problem in problems(models)] if done else []
+        lost = none_left(models)
     except BaseException:
         if done:
             _print(options, done, done)
         raise
+    if lost and not any(step.startswith(NONE_LEFT) for step in done):
+        left.append(NONE_LEFT)
+    done += left
     _print(options, done, done or ["nothing to repair"])
-    return YES
+    return NO if left or lost else YES
 
 
 def retire(options: argparse.Namespace, workspace: Workspace) -> int:
     """Have no champion any more."""
     number = ModelDirectory(workspace.models).retire(options.reason, _user())
-    _print(options, number, [f"version {number} is champion no more; the next candidate is judged by the floors alone"])
+    text = (
+        f"version {number} is champion no more; the next candidate is judged by the floors alone. TF Serving sees no "
+        "version: all are in models/retired. To undo it: models rollback --reason ..."
+    )
+    _print(options, number, [text])
     return YES
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mnist_tasks.errors import may_pass
 from mnist_tasks.files import write_atomically
 from mnist_tasks.fit import Array, Epoch
 
@@ -81,7 +82,7 @@ class Checkpoint:
         """Put a built model into the saved state and return how far it has come.
 
         Nothing is changed, and no progress returned, if there is no checkpoint, or one that is damaged or of another
-        training; the log says so.
+        training; the log says so. One that could only not be read now is no such one: the error goes through.
         """
         if not self.path.exists():
             return Progress()
@@ -98,6 +99,8 @@ class Checkpoint:
                 best = [saved[name] for name in saved.files if name.startswith("best_")]
             epochs = [Epoch(**epoch) for epoch in record["epochs"]]
         except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            if may_pass(error):
+                raise
             log.warning("%s is damaged (%s); training starts anew", self.path, error)
             return Progress()
         for variable, array in zip(variables, arrays, strict=True):

@@ -47,6 +47,21 @@ class DataRules(Settings):
         title="Allowed wrong labels",
         description="Share of a batch's labels that all nearest images of the source contradict.",
     )
+    max_source_wrong_labels: float = Field(
+        0.1,
+        ge=0,
+        le=1,
+        title="Allowed wrong labels of a source",
+        description="Share of a source's labels that all nearest images of MNIST contradict; other handwriting has up "
+        "to 0.05.",
+    )
+    max_test_share: float = Field(
+        0.1,
+        ge=0,
+        le=1,
+        title="Allowed share of the test set",
+        description="Share of the test images that all batches together may bring; a batch beyond it is left out.",
+    )
     max_duplicates: float = Field(
         0.01,
         ge=0,
@@ -59,7 +74,7 @@ class DataRules(Settings):
         ge=0,
         le=0.1,
         title="Minimum share of a digit",
-        description="Share of the training images that each digit must have, a batch included.",
+        description="Share of the training and of the test images that each digit must have, a batch included.",
     )
     max_label_drift: float = Field(
         0.1,
@@ -67,15 +82,15 @@ class DataRules(Settings):
         le=1,
         title="Allowed drift of the labels",
         description="L-infinity distance between the digits' shares of the training images, a batch included, and of "
-        "those that the champion was trained on.",
+        "those that the champion was trained on; so for the test images.",
     )
     max_pixel_drift: float = Field(
         0.05,
         ge=0,
         le=1,
         title="Allowed drift of the pixels",
-        description="Jensen-Shannon divergence, in bits, between the histogram of the pixels and that of the training "
-        "images of the champion.",
+        description="Jensen-Shannon divergence, in bits, between the histogram of the pixels, of training and of test "
+        "images, and that of the training images of the champion.",
     )
 
 

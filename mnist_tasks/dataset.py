@@ -14,7 +14,7 @@ from typing import IO, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from mnist_tasks.errors import InputError
+from mnist_tasks.errors import InputError, may_pass
 
 DIGITS = 10
 IMAGE_SHAPE = (28, 28)
@@ -62,6 +62,28 @@ def content_digest(arrays: Mapping[str, tuple[tuple[int, ...], Iterable[UInt8]]]
     return total.hexdigest()
 
 
+def folder_digest(folder: Path) -> str:
+    """The content digest of the arrays that lie in a folder; raises as `ArrayFile.open`."""
+    files = {name: ArrayFile.open(folder / f"{name}.npy") for name in ARRAYS}
+    return content_digest({name: (file.shape, file.chunks()) for name, file in files.items()})
+
+
+def digest_of_test_set(folder: Path, images: int) -> str:
+    """SHA-256 over the first test images and their labels: the same for the same test set."""
+    total = hashlib.sha256(f"{images}\n".encode())
+    for name in ("x_test", "y_test"):
+        left = images
+        for chunk in ArrayFile.open(folder / f"{name}.npy").chunks():
+            total.update(np.ascontiguousarray(chunk[:left]).data)
+            left -= min(left, len(chunk))
+    return total.hexdigest()
+
+
+def scaled(pixels: UInt8) -> Float32:
+    """Pixels 0 to 255 as float32 in [0, 1]: x/255."""
+    return np.divide(pixels, np.float32(PIXEL_MAX), dtype=np.float32)
+
+
 def check_images(shape: Sequence[int], dtype: np.dtype[Any], what: str) -> None:
     """Raise an `InputError` unless shape and dtype are those of n images: (n, 28, 28), uint8."""
     if len(shape) != 3 or tuple(shape[1:]) != IMAGE_SHAPE:
@@ -89,10 +111,16 @@ class Dataset:
         return self.folder.name
 
     def description(self) -> dict[str, Any]:
-        """What `dataset.json` says: source, digest, number of images, images of each digit, mean and deviation."""
+        """What `dataset.json` says: source, digest, number of images, images of each digit, mean and deviation.
+
+        The first `fixed_test_images` of the test images are the source's own, the others those of the batches;
+        `test_set` is `mnist` if these are MNIST's, else `own`.
+        """
         try:
             description: dict[str, Any] = json.loads((self.folder / "dataset.json").read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
+            if may_pass(error):
+                raise
             raise InputError(f"{self.folder} is no dataset: {error}; run the load task first") from error
         return description
 
@@ -106,11 +134,62 @@ class Dataset:
 
     def normalized(self, split: Split) -> Float32:
         """The images of a split as float32 in [0, 1], shape (n, 28, 28), memory-mapped."""
-        return open_array(self.normalized_path(split))
+        return open_array(self.normalized_path(split), "normalize")
 
     def labels(self, split: Split) -> UInt8:
         """The labels of a split, uint8, shape (n,), memory-mapped."""
         return self.array(f"y_{split}")
+
+    def verify(self, split: Split) -> None:
+        """Make sure that a split's normalized images, and all raw arrays, are those that `load` named by their digest.
+
+        All of them are read once, in pieces, in some tenths of a second for MNIST. Whoever trains or measures on a
+        dataset asks this first.
+
+        Raises:
+            InputError: naming what was changed since, and the task that writes it again.
+        """
+        for path in map(self.normalized_path, self.not_normalized(split)):
+            raise InputError(
+                f"{path} is missing, or does not hold the dataset's images any more; clear the normalize task to write "
+                "it again"
+            )
+
+    def not_normalized(self, *splits: Split) -> list[Split]:
+        """Those of the splits whose normalized images are missing or not exactly what the raw ones come to.
+
+        Raises:
+            InputError: if the raw arrays are not those that the folder is named after.
+        """
+        files = {name: ArrayFile.open(self.folder / f"{name}.npy") for name in ARRAYS}
+        wrong: list[Split] = []
+        arrays = {name: (file.shape, file.chunks()) for name, file in files.items()}
+        for split in splits:
+            raw = files[f"x_{split}"]
+            arrays[f"x_{split}"] = raw.shape, self._compared(split, raw, wrong)
+        if (digest := content_digest(arrays)) != self.digest:
+            raise InputError(
+                f"{self.folder} no longer holds what it is named after: its content digest is {digest}; clear the load "
+                "task to write it again"
+            )
+        return wrong
+
+    def _compared(self, split: Split, raw: ArrayFile, wrong: list[Split]) -> Iterator[UInt8]:
+        """The raw images of a split; it is added to `wrong` if its normalized images are others."""
+        try:
+            images = ArrayFile.open(self.normalized_path(split), "normalize")
+        except InputError:
+            images = None
+        if images is None or images.shape != raw.shape or images.dtype != np.float32:
+            wrong.append(split)
+            yield from raw.chunks()
+            return
+        same = True
+        for pixels, values in zip(raw.chunks(), images.chunks(), strict=True):
+            same = same and np.array_equal(scaled(pixels).view(np.uint32), values.view(np.uint32))
+            yield pixels
+        if not same:
+            wrong.append(split)
 
 
 @dataclass(frozen=True)
@@ -126,8 +205,8 @@ class ArrayFile:
     offset: int
 
     @classmethod
-    def open(cls, path: Path) -> ArrayFile:
-        """Read the header.
+    def open(cls, path: Path, task: str = "load") -> ArrayFile:
+        """Read the header of an array that the named task wrote.
 
         Raises:
             InputError: if it cannot be read or is cut short, or the array is not stored row after row.
@@ -140,27 +219,41 @@ class ArrayFile:
             if missing > 0:
                 raise ValueError(f"{missing:,} bytes are missing")
         except (OSError, ValueError) as error:
-            raise InputError(f"{path} cannot be read: {error}; clear the load task to write it again") from error
+            if may_pass(error):
+                raise
+            raise InputError(f"{path} cannot be read: {error}; clear the {task} task to write it again") from error
         if fortran_order:
-            raise InputError(f"{path} is stored column after column; clear the load task to write it again")
+            raise InputError(f"{path} is stored column after column; clear the {task} task to write it again")
         return cls(path, shape, dtype, offset)
 
     def __len__(self) -> int:
         return self.shape[0]
 
     def chunks(self) -> Iterator[npt.NDArray[Any]]:
-        """All rows in order, `CHUNK` at a time."""
-        row = math.prod(self.shape[1:])
+        """All rows in order, `CHUNK` at a time.
+
+        Raises:
+            InputError: if the file has been cut short meanwhile. An error of the system stays what it is, unlike with
+                `numpy.fromfile`, which takes it for the end of the file.
+        """
         with self.path.open("rb") as file:
             file.seek(self.offset)
             for start in range(0, len(self), CHUNK):
-                chunk = np.fromfile(file, self.dtype, min(CHUNK, len(self) - start) * row)
-                yield chunk[: len(chunk) // row * row].reshape(-1, *self.shape[1:])
+                chunk = np.empty((min(CHUNK, len(self) - start), *self.shape[1:]), self.dtype)
+                if file.readinto(chunk.view(np.uint8).data) != chunk.nbytes:
+                    raise InputError(f"{self.path} was cut short while it was read; clear the task that writes it")
+                yield chunk
 
     def rows(self, index: npt.NDArray[np.intp]) -> npt.NDArray[Any]:
-        """The rows at these positions, copied."""
-        rows: npt.NDArray[Any] = np.memmap(self.path, self.dtype, "r", self.offset, self.shape)[index]
-        return np.array(rows)
+        """The rows at these positions, copied; raises as `chunks`."""
+        rows = np.empty((len(index), *self.shape[1:]), self.dtype)
+        size = math.prod(self.shape[1:]) * self.dtype.itemsize
+        with self.path.open("rb", buffering=0) as file:
+            for row, position in zip(rows.view(np.uint8).reshape(len(rows), size), index.tolist(), strict=True):
+                file.seek(self.offset + position * size)
+                if file.readinto(row.data) != size:
+                    raise InputError(f"{self.path} was cut short while it was read; clear the task that writes it")
+        return rows
 
     def all(self) -> npt.NDArray[Any]:
         """All rows in memory: for labels."""
@@ -186,12 +279,14 @@ def npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     return shape, fortran_order, dtype
 
 
-def open_array(path: Path) -> npt.NDArray[Any]:
-    """Memory-map an `.npy` file; what is written to the array stays in the process."""
+def open_array(path: Path, task: str = "load") -> npt.NDArray[Any]:
+    """Memory-map an `.npy` file that the named task wrote; what is written to the array stays in the process."""
     try:
         array: npt.NDArray[Any] = np.load(path, mmap_mode="c", allow_pickle=False)
     except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read: {error}; clear the load task to write it again") from error
+        if may_pass(error):
+            raise
+        raise InputError(f"{path} cannot be read: {error}; clear the {task} task to write it again") from error
     return array
 
 

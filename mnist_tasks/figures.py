@@ -1,22 +1,28 @@
 """The figures of an evaluation as PNG: training curves, confusion matrix, worst mistakes, recall against the champion.
 
 They appear in the model card and in the UI, so each can be read alone: axes with units, a title that says what it is.
+Draw them within `plain`: nothing of the user's own matplotlib settings then reaches them.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.colors import LogNorm
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, ScalarFormatter
 
 from mnist_tasks.dataset import DIGITS, IMAGE_SHAPE, PIXEL_MAX, UInt8
+from mnist_tasks.environment import PLAIN_MATPLOTLIB, environment
 from mnist_tasks.metrics import DigitMetrics
+
+with environment(PLAIN_MATPLOTLIB):
+    import matplotlib as mpl
+    from matplotlib.colors import LogNorm
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator, ScalarFormatter
 
 DPI = 120
 
@@ -24,6 +30,14 @@ DPI = 120
 BLUE, ORANGE = "#0072B2", "#D55E00"
 
 COLUMNS = 8  # of the images in `worst_mistakes`
+
+
+@contextmanager
+def plain() -> Iterator[None]:
+    """Around drawing: all settings are those that matplotlib comes with."""
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        yield
 
 
 def training_curves(history: Sequence[Mapping[str, Any]], path: Path) -> None:

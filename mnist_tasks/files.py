@@ -11,7 +11,29 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from mnist_tasks.errors import ModelError
+from mnist_tasks.errors import ModelError, may_pass
+
+
+def tells(error: BaseException) -> bool:
+    """Whether an error of reading says something about what was to be read.
+
+    Not if it may pass; nor if this user has no right to read it: others may have, to whom it is whole.
+    """
+    return not may_pass(error) and not isinstance(error, PermissionError)
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Around reading a file: an error of the system names the path, and one of rights its way out."""
+    try:
+        yield
+    except PermissionError as error:
+        text = f"{error.strerror}; give this user the right to read it"
+        raise PermissionError(error.errno, text, str(path)) from error
+    except OSError as error:
+        if error.filename is None:  # from reading what is open already
+            error.filename = str(path)
+        raise
 
 
 def fsync(path: Path) -> None:
@@ -50,11 +72,14 @@ def read_json(path: Path, task: str) -> Any:
     """The content of a JSON file that the named task wrote.
 
     Raises:
-        ModelError: if it cannot be read.
+        ModelError: if it is not there, or is no JSON.
+        OSError: if it cannot be read now, and perhaps can at the next try.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
+        if may_pass(error):
+            raise
         raise ModelError(f"{path} cannot be read: {error}; clear the {task} task to write it again") from error
 
 
@@ -66,6 +91,22 @@ def copy(source: Path, target: Path) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write text in place, for `write_atomically`."""
     path.write_text(text, encoding="utf-8")
+
+
+def below(path: Path) -> Iterator[Path]:
+    """A file; or a folder and all in it, in a fixed order.
+
+    Links are not followed. Unlike with `Path.rglob`, a folder that cannot be read is an error, not an empty one.
+    """
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    yield path
+    for folder, folders, names in os.walk(path, onerror=fail) if path.is_dir() else ():
+        folders.sort()
+        for name in sorted([*folders, *names]):
+            yield Path(folder, name)
 
 
 @contextmanager
@@ -101,7 +142,7 @@ def remove_staging_folders(parent: Path) -> None:
 def sha256(path: Path) -> str:
     """SHA-256 of a file's bytes, in hexadecimal."""
     digest = hashlib.sha256()
-    with path.open("rb") as file:
+    with reading(path), path.open("rb") as file:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest()

@@ -6,7 +6,12 @@ a metric that is missing or no number of its range fails its check. Every check 
 all that is wrong.
 
 Quality can be overruled by a person who gives a reason. Integrity cannot: a model that does not load, whose files
-disagree or whose champion cannot be measured is refused whatever the policy says.
+disagree or whose champion cannot be measured is refused whatever the policy says. Nor can the yardstick: where the
+champion measures far below its published accuracy, it is the test images that have changed, and nothing measured with
+them means anything.
+
+Accuracy is judged twice where tonight's test images are not MNIST's: on them, and on MNIST's own 10,000, which no
+source and no batch can change.
 """
 
 from __future__ import annotations
@@ -34,8 +39,12 @@ LONGEST = 40  # characters of a value in a message
 NAMED_FAILURES = 3
 
 OVERALL, INTEGRITY, APPROVAL = "overall", "integrity", "approval"
+MNIST = "MNIST"  # the slice of the checks on MNIST's own test set
 
-Outcome = Literal["promoted", "rejected", "refused"]
+# The checks whose failure may be the test images' doing: then the reason names the accuracy on each part of them.
+ON_ACCURACY = {"min_accuracy", "max_accuracy", "max_regression", "max_champion_drop"}
+
+Outcome = Literal["approved", "rejected", "refused"]
 Verdict = Literal["passed", "failed", "skipped"]
 
 
@@ -90,6 +99,21 @@ class Policy(Settings):
         title="Allowed increase of the loss",
         description="How far the candidate's loss may lie above the champion's, in nats. Shows wrong labels long "
         "before the accuracy does. Skipped if the two were trained for different losses, as with label smoothing.",
+    )
+    max_champion_drop: float = Field(
+        0.05,
+        ge=0,
+        le=1,
+        title="Allowed drop of the champion",
+        description="How far the champion's accuracy on tonight's test images may lie below its published one, beyond "
+        "what chance explains. More stops the run: it is the test images that have changed, not the candidate. 1 for "
+        "new test images that are meant to be much harder.",
+    )
+    fixed_test_set: bool = Field(
+        True,
+        title="MNIST's test set counts",
+        description="Whatever the source and the inbox say, accuracy must also keep its bounds on MNIST's own 10,000 "
+        "test images, which are always measured. Switch it off only for digits that are not to look like MNIST's.",
     )
     min_support: int = Field(
         100,
@@ -152,7 +176,8 @@ class Check:
 class Decision:
     """The outcome of the gate and every check.
 
-    `rejected` is a matter of quality, `refused` one of integrity; `forced` is a promotion in spite of failed checks.
+    `approved` is the gate's word only: nothing is published by it. `rejected` is a matter of quality, `refused` one of
+    integrity or of the yardstick; `forced` is an approval in spite of failed checks.
     """
 
     outcome: Outcome
@@ -161,8 +186,8 @@ class Decision:
     checks: tuple[Check, ...]
 
     @property
-    def promoted(self) -> bool:
-        return self.outcome == "promoted"
+    def approved(self) -> bool:
+        return self.outcome == "approved"
 
 
 @dataclass(frozen=True)
@@ -186,19 +211,24 @@ def decide(candidate: Mapping[str, Any], champion: Mapping[str, Any] | None, pol
     Args:
         candidate: its part of `evaluation.json`: `accuracy`, `loss`, `digits` (with `digit`, `support`, `recall` and
             `precision`), `dataset` (the digest of the data it was measured on), `objective` (what it was trained to
-            minimize) and `integrity`, a sequence of mappings with `metric`, `value`, `bound`, `passed` and `message`.
-        champion: the champion's in the same form, or None if there is no champion yet.
+            minimize), `integrity`, a sequence of mappings with `metric`, `value`, `bound`, `passed` and `message`, and
+            `mnist`, the `accuracy` on MNIST's own test set and whether it `is_test_set` of tonight. Optional: `parts`,
+            the `accuracy` on parts of the test images, each with its `name` and `images`.
+        champion: the champion's in the same form, or None if there is no champion yet. Its `published` has the
+            `accuracy` and the interval `accuracy_95` with which it was promoted.
         policy: the bounds.
     """
     integrity = [*_integrity("candidate", candidate)]
     if champion is not None:
         integrity += [*_integrity("champion", champion), _same_images(candidate, champion)]
+        integrity.append(_champion_drop(champion, policy.max_champion_drop))
     quality = [
         floor := _minimum("min_accuracy", "accuracy", OVERALL, candidate, policy.min_accuracy),
         _maximum("max_accuracy", "accuracy", candidate, policy.max_accuracy),
         _maximum("max_loss", "loss", candidate, policy.max_loss),
         accuracy_change := _change("max_regression", "accuracy", OVERALL, candidate, champion, policy.max_regression),
         _loss_increase(candidate, champion, policy.max_loss_increase),
+        *_on_mnist(candidate, champion, policy),
     ]
     digit_floors = {"recall": policy.min_digit_recall, "precision": policy.min_digit_precision}
     for digit in range(DIGITS):
@@ -210,15 +240,15 @@ def decide(candidate: Mapping[str, Any], champion: Mapping[str, Any] | None, pol
         check = _change("max_digit_regression", "recall", str(digit), of_candidate, of_champion, allowed)
         quality.append(_if_supported(check, policy, of_candidate))
 
-    broken, bad = ([check.message for check in checks if check.verdict == "failed"] for checks in (integrity, quality))
+    broken, bad = ([check for check in checks if check.verdict == "failed"] for checks in (integrity, quality))
     checks = (*integrity, *quality)
     if broken:
-        return Decision("refused", False, _several(broken), checks)
+        return Decision("refused", False, _why(broken, "champion", champion), checks)
     if bad and policy.force:
-        return Decision("promoted", True, f"forced ({policy.force_reason}) although {_several(bad)}", checks)
+        return Decision("approved", True, f"forced ({policy.force_reason}) although {_why(bad)}", checks)
     if bad:
-        return Decision("rejected", False, _several(bad), checks)
-    return Decision("promoted", False, f"{floor.message}; {accuracy_change.message}", checks)
+        return Decision("rejected", False, _why(bad, "candidate", candidate), checks)
+    return Decision("approved", False, f"{floor.message}; {accuracy_change.message}", checks)
 
 
 def with_approval(decision: Decision, approval: Approval) -> Decision:
@@ -226,7 +256,7 @@ def with_approval(decision: Decision, approval: Approval) -> Decision:
     answered = approval.approved is not None
     comment = f": {approval.comment}" if approval.comment else ""
     if not answered:
-        why = "; clear the approve task" if decision.promoted else ", as the gate does not let the candidate pass"
+        why = "; clear the approve task" if decision.approved else ", as the gate does not let the candidate pass"
         message = f"nobody was asked for approval{why}"
     elif approval.by is None:
         message = "rejected: nobody answered in time"
@@ -234,10 +264,10 @@ def with_approval(decision: Decision, approval: Approval) -> Decision:
         message = f"{'approved' if approval.approved else 'rejected'} by {approval.by}{comment}"
     # A yes counts only with a name to it.
     passed = approval.approved is True and approval.by is not None
-    verdict: Verdict = "passed" if passed else "failed" if answered or decision.promoted else "skipped"
+    verdict: Verdict = "passed" if passed else "failed" if answered or decision.approved else "skipped"
     check = Check(APPROVAL, APPROVAL, OVERALL, None, None, None, verdict, message)
     checks = (*decision.checks, check)
-    if not decision.promoted:
+    if not decision.approved:
         return replace(decision, checks=checks)
     if passed:
         return replace(decision, reason=f"{decision.reason}; {message}", checks=checks)
@@ -266,6 +296,65 @@ def _same_images(candidate: Mapping[str, Any], champion: Mapping[str, Any]) -> C
         else f"the candidate was measured on dataset {ours}, the champion on {theirs}, so that they cannot be compared"
     )
     return Check(INTEGRITY, "dataset", OVERALL, None, None, None, "passed" if same else "failed", message)
+
+
+def _champion_drop(champion: Mapping[str, Any], bound: float) -> Check:
+    """Whether the champion still measures what it was published with, as far as the two test sets can tell.
+
+    The upper end of tonight's 95 % interval is compared with the lower end of the published one.
+    """
+    rule, metric = "max_champion_drop", "champion's accuracy"
+    published = _mapping(champion, "published")
+    then, now = _metric("accuracy", published), _metric("accuracy", champion)
+    if then is None or now is None:
+        message = "the champion's published accuracy is not known, or it could not be measured"
+        return Check(rule, metric, OVERALL, None, bound, None, "skipped", message)
+    drop = max(0.0, _interval(published, then)[0] - _interval(champion, now)[1])
+    passed = drop <= bound + SLACK
+    message = (
+        f"the champion's accuracy is {now:.4f} on tonight's test images and was {then:.4f} when it was published: "
+        f"beyond chance a drop of {drop:.4f}, {'within' if passed else 'more than'} the allowed {bound:.4f}"
+    )
+    if not passed:
+        message += (
+            "; the test images have changed, not the candidate: look at the source and at the inbox, or, if they are "
+            "meant to be so much harder, set max_champion_drop=1"
+        )
+    return Check(rule, metric, OVERALL, drop, bound, then, "passed" if passed else "failed", message)
+
+
+def _on_mnist(candidate: Mapping[str, Any], champion: Mapping[str, Any] | None, policy: Policy) -> Iterator[Check]:
+    """The checks of the accuracy on MNIST's own test set; none if that is tonight's test set anyway."""
+    ours, theirs = _mapping(candidate, "mnist"), champion and _mapping(champion, "mnist")
+    if ours.get("is_test_set") is True:
+        return
+    checks = (
+        _minimum("min_accuracy", "accuracy", MNIST, ours, policy.min_accuracy),
+        _maximum("max_accuracy", "accuracy", ours, policy.max_accuracy, MNIST),
+        _change("max_regression", "accuracy", MNIST, ours, theirs, policy.max_regression),
+    )
+    for check in checks:
+        if not policy.fixed_test_set:
+            yield replace(check, verdict="skipped", message=f"{check.message}; it does not count: fixed_test_set=false")
+        elif check.verdict == "failed":
+            unlike = "if these digits are not to look like MNIST's, set fixed_test_set=false"
+            way_out = unlike if "accuracy" in ours else "clear the evaluate task to measure it"
+            yield replace(check, message=f"{check.message} ({way_out})")
+        else:
+            yield check
+
+
+def _interval(measured: Mapping[str, Any], accuracy: float) -> tuple[float, float]:
+    """The 95 % interval of an accuracy; the accuracy itself where none is known."""
+    ends = measured.get("accuracy_95")
+    low, high = map(_number, ends) if isinstance(ends, list | tuple) and len(ends) == 2 else (None, None)
+    return accuracy if low is None else low, accuracy if high is None else high
+
+
+def _mapping(evaluation: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """The mapping under a name; empty if there is anything else."""
+    found = evaluation.get(name)
+    return found if isinstance(found, Mapping) else {}
 
 
 def _digit(evaluation: Mapping[str, Any], digit: int) -> Mapping[str, Any]:
@@ -300,14 +389,14 @@ def _minimum(rule: str, metric: str, slice_: str, measured: Mapping[str, Any], b
     return Check(rule, metric, slice_, value, bound, None, "passed" if passed else "failed", message)
 
 
-def _maximum(rule: str, metric: str, measured: Mapping[str, Any], bound: float) -> Check:
+def _maximum(rule: str, metric: str, measured: Mapping[str, Any], bound: float, slice_: str = OVERALL) -> Check:
     value = _metric(metric, measured)
     if value is None:
-        return _no_number(rule, metric, OVERALL, "candidate", measured, bound)
+        return _no_number(rule, metric, slice_, "candidate", measured, bound)
     passed = value <= bound + SLACK
     (value_text, bound_text), relation = _texts(value, bound), "is within" if passed else "is above"
-    message = f"{metric} {value_text} {relation} the maximum of {bound_text}"
-    return Check(rule, metric, OVERALL, value, bound, None, "passed" if passed else "failed", message)
+    message = f"{_what(metric, slice_)} {value_text} {relation} the maximum of {bound_text}"
+    return Check(rule, metric, slice_, value, bound, None, "passed" if passed else "failed", message)
 
 
 def _change(
@@ -376,7 +465,19 @@ def _no_number(rule: str, metric: str, slice_: str, whose: str, measured: Mappin
 
 
 def _what(metric: str, slice_: str) -> str:
+    if slice_ == MNIST:
+        return f"{metric} on MNIST's own test set"
     return metric if slice_ == OVERALL else f"{metric} of digit {slice_}"
+
+
+def _why(failed: Sequence[Check], whose: str = "", measured: Mapping[str, Any] | None = None) -> str:
+    """The messages of failed checks; and, if one is of the accuracy, what it is on each part of the test images."""
+    reason = _several([check.message for check in failed])
+    on_accuracy = ON_ACCURACY & {check.rule for check in failed}
+    entries = _entries(measured or {}, "parts")
+    parts = [(part.get("name"), _number(part.get("images")), _metric("accuracy", part)) for part in entries]
+    texts = [f"{share:.4f} on {name} ({images:,.0f})" for name, images, share in parts if images and share is not None]
+    return f"{reason}; the {whose}'s accuracy is {', '.join(texts)}" if on_accuracy and texts else reason
 
 
 def _several(messages: Sequence[str]) -> str:

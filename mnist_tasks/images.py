@@ -10,6 +10,7 @@ The paper has to be lit evenly: a shadow darker than `INK` is taken for ink.
 
 from __future__ import annotations
 
+import io
 import warnings
 from pathlib import Path
 
@@ -17,11 +18,12 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from mnist_tasks.dataset import IMAGE_SHAPE, PIXEL_MAX, Float32, UInt8
-from mnist_tasks.errors import InputError
+from mnist_tasks.errors import InputError, may_pass
 
 BOX = 20  # pixels that the longer side of the digit gets
 INK = 0.2  # share of the strongest ink from which a pixel counts when the digit is cut out; below it is paper or noise
 MOST_PIXELS = 1 << 24  # 4096x4096; preparing takes some 20 bytes each
+MOST_BYTES = 1 << 27  # as many pixels in the deepest colours, not compressed
 LEAST_CONTRAST = 16  # of 255: a picture with less shows nothing
 
 
@@ -30,18 +32,32 @@ def read_digit(path: Path) -> UInt8:
 
     Raises:
         InputError: if the file is no image that Pillow reads, or shows nothing.
+        OSError: if it could only not be read now.
     """
+    # Read whole before it is decoded: Pillow's decoders would take an error of the system for one of the picture.
+    try:
+        size = path.stat().st_size
+        content = path.read_bytes() if size <= MOST_BYTES else b""
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist") from None
+    except (OSError, ValueError) as error:
+        if may_pass(error):
+            raise
+        text = getattr(error, "strerror", None) or error
+        raise InputError(f"{path} is no image that can be read: {text}") from error
+    if size > MOST_BYTES:
+        raise InputError(
+            f"{path} is no image that can be read: {size:,} bytes are more than {MOST_BYTES:,}; scale it down"
+        )
     try:
         with warnings.catch_warnings():
             # Pillow warns of an image of 90 million pixels and refuses twice as many; both need gigabytes here.
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
+            with Image.open(io.BytesIO(content)) as image:
                 _check_kind(image)
                 return prepare(image)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist") from None
     except UnidentifiedImageError:
         raise InputError(f"{path} is no image that can be read") from None
     except Exception as error:  # Pillow's decoders let through whatever they come upon, SyntaxError among it

@@ -16,11 +16,11 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from mnist_tasks.errors import InputError
+from mnist_tasks.errors import InputError, may_pass
+from mnist_tasks.files import below
 
 SETTLED = 600.0
 DONE = ".done"
@@ -42,6 +42,8 @@ class Batch:
 def find_batches(inbox: Path, now: float | None = None) -> list[Batch]:
     """All batches in the inbox, sorted by name.
 
+    One that is there and may not be read counts as complete: whoever reads it says so.
+
     Args:
         inbox: the folder.
         now: seconds since 1970, to compare the batches' times with; default: the clock's.
@@ -55,6 +57,8 @@ def find_batches(inbox: Path, now: float | None = None) -> list[Batch]:
     try:
         names = sorted(path.name for path in inbox.iterdir())
     except OSError as error:
+        if may_pass(error):
+            raise
         raise InputError(
             f"{inbox} cannot be read: {error.strerror}; give the user that runs the tasks access"
         ) from error
@@ -82,32 +86,34 @@ def complete_batches(inbox: Path) -> dict[str, str]:
         if batch.complete:
             try:
                 found[batch.name] = _stamp(batch.path)
-            except OSError:  # it went away meanwhile
+            except FileNotFoundError:  # it went away meanwhile
                 continue
+            except OSError as error:
+                if may_pass(error):
+                    raise
+                found[batch.name] = "cannot be read"
     return found
 
 
 def _is_complete(path: Path, now: float) -> bool:
-    if path.is_dir() and (path / DONE).exists():
-        return True
     try:
-        changed = max(max(entry.lstat().st_mtime, entry.lstat().st_ctime) for entry in _entries(path))
-    except OSError:  # something went away meanwhile: somebody is at it
+        if path.is_dir() and (path / DONE).exists():
+            return True
+        changed = max(max(entry.lstat().st_mtime, entry.lstat().st_ctime) for entry in below(path))
+    except FileNotFoundError:  # something went away meanwhile: somebody is at it
         return False
+    except OSError as error:
+        if may_pass(error):
+            raise
+        return True
     return now - changed >= SETTLED
-
-
-def _entries(path: Path) -> Iterator[Path]:
-    """A batch's file, or its folder and all in it."""
-    yield path
-    if path.is_dir():
-        yield from sorted(path.rglob("*"))
 
 
 def _stamp(path: Path) -> str:
     """From the names, sizes and times of a batch's files: its content is for `load` to read."""
     digest = hashlib.sha256()
-    for entry in _entries(path):
+    # In the order of their paths, as earlier releases had it: a stamp that changes starts a run.
+    for entry in sorted(below(path)):
         status = entry.lstat()
         if not entry.is_dir() and entry.name != DONE:
             digest.update(f"{entry.relative_to(path.parent)!r} {status.st_size} {status.st_mtime_ns}\n".encode())

@@ -1,6 +1,8 @@
 """Loads a model's two files as users and TF Serving do, and finds out whether they can be trusted.
 
 A finding is one check of integrity: whatever the gate's policy says, a model with a failed one is never published.
+What the system could only not do now, such as read a file from a share that hiccups, is no finding: the error goes
+through, and the task is tried again.
 """
 
 from __future__ import annotations
@@ -12,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mnist_tasks.dataset import DIGITS, IMAGE_SHAPE, Float32, UInt8
-from mnist_tasks.normalize import scaled
+from mnist_tasks.dataset import DIGITS, IMAGE_SHAPE, Float32, UInt8, scaled
+from mnist_tasks.files import sha256, tells
 
 if TYPE_CHECKING:
     import keras
@@ -69,6 +71,7 @@ def inspect_keras_file(path: Path, golden: UInt8) -> Inspection:
         probabilities = _checked(model(scaled(golden), training=False), golden)
     # Keras lets through whatever its parts raise: OSError, ValueError, KeyError, TypeError, BadZipFile and more.
     except Exception as error:
+        _raise_if_it_may_pass(error, path)
         found.findings.append(Finding("model.keras", False, f"{path} cannot be loaded and used: {_line(error)}"))
         return found
     found.signatures[path.name] = signature
@@ -95,6 +98,7 @@ def inspect(keras_file: Path, saved_model: Path, golden: UInt8) -> Inspection:
         (answer,) = serving(**{name: tf.constant(golden)}).values()
         probabilities = _checked(answer, golden)
     except Exception as error:  # as with Keras: OSError, KeyError, and any of TensorFlow's own
+        _raise_if_it_may_pass(error, saved_model)
         found.findings.append(Finding("saved_model", False, f"{saved_model} cannot be loaded and used: {_line(error)}"))
         return found
     found.signatures["serving_default"] = signature
@@ -105,6 +109,28 @@ def inspect(keras_file: Path, saved_model: Path, golden: UInt8) -> Inspection:
     if found.golden is not None and all(finding.passed for finding in usable):
         found.findings.append(same("agreement", "model.keras and the SavedModel", found.golden, probabilities))
     return found
+
+
+def _raise_if_it_may_pass(error: Exception, path: Path) -> None:
+    """Let an error of loading through if it says nothing about the model: also one that a library has hidden.
+
+    `zipfile` calls a file that cannot be read no archive, HDF5 and TensorFlow have errors of their own for it. So each
+    file is read again here, where the system's own error shows.
+
+    Raises:
+        Exception: the error, or the one of reading, if it may pass or this user has no right to read the file.
+    """
+    import tensorflow as tf
+
+    if not tells(error) or isinstance(error, tf.errors.ResourceExhaustedError | tf.errors.UnavailableError):
+        raise error
+    for file in (path, *path.rglob("*")):
+        try:
+            if file.is_file():
+                sha256(file)
+        except OSError as unread:
+            if not tells(unread):
+                raise unread from error
 
 
 def _checked(answer: Any, golden: UInt8) -> Float32:

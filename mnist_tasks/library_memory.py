@@ -4,6 +4,9 @@ Loading TensorFlow reads its relocation tables and runs the registration of thou
 library files that this touches, some 300 to 450 MB, stay mapped in the process, where they count as its memory: in what
 the system reports, in what Kubernetes compares with a limit. Here they are unmapped after each step of the import. What
 is needed again comes back from the page cache, page by page; neither the import nor the training gets slower.
+
+And Keras with the settings that it comes with: those of the user's `keras.json` and environment would train other
+weights without a word, or none.
 """
 
 from __future__ import annotations
@@ -17,6 +20,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from mnist_tasks.environment import PLAIN_KERAS, environment
+from mnist_tasks.errors import InputError
+
 log = logging.getLogger(__name__)
 
 # The two libraries that hold nearly all of TensorFlow, in the order in which they depend on each other.
@@ -29,7 +35,35 @@ MAPPING = re.compile(r"([0-9a-f]+)-([0-9a-f]+) (\S{4}) \S+ \S+ \S+ *(.*)")
 
 
 def import_tensorflow() -> None:
-    """Import TensorFlow, unless it is imported already, keeping the process small on the way."""
+    """Import TensorFlow, unless it is imported already, keeping the process small on the way; and pin Keras' settings.
+
+    Raises:
+        InputError: if this process has imported Keras with another backend.
+    """
+    with environment(PLAIN_KERAS):  # TensorFlow imports it
+        _import_tensorflow()
+        _pin_keras()
+
+
+def _pin_keras() -> None:
+    """Set what Keras can be set to, whoever has imported it.
+
+    Raises:
+        InputError: if it runs on another backend, which cannot be changed any more.
+    """
+    import keras
+
+    if keras.config.backend() != "tensorflow":
+        raise InputError(
+            f"Keras runs on {keras.config.backend()} in this process; start a new one with KERAS_BACKEND=tensorflow"
+        )
+    keras.config.set_floatx("float32")
+    keras.config.set_epsilon(1e-7)
+    keras.config.set_image_data_format("channels_last")
+    keras.config.set_dtype_policy("float32")
+
+
+def _import_tensorflow() -> None:
     if "tensorflow" in sys.modules:
         return
     spec = importlib.util.find_spec("tensorflow")

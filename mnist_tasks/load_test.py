@@ -1,17 +1,23 @@
 """Whether a published version still works here and now: loaded in a fresh process, it must give what it gave then.
 
-`python -m mnist_tasks.load_test FOLDER` is that process; it prints one line for each failed check.
+`python -m mnist_tasks.load_test FOLDER` is that process; it prints one line for each failed check. Its status is 0 if
+the model gives the same, 1 if it does not, and `NOT_NOW` if that could not be found out now.
 """
 
 from __future__ import annotations
 
+import errno
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 from mnist_tasks.errors import ModelError
+from mnist_tasks.files import tells
 
 SECONDS = 300  # a cold disk and a busy machine included
+NOT_NOW = os.EX_TEMPFAIL
 
 
 def load_test(folder: Path) -> None:
@@ -19,6 +25,7 @@ def load_test(folder: Path) -> None:
 
     Raises:
         ModelError: if it does not load, or gives anything else than when it was approved.
+        OSError: if that could not be found out now: no memory, no time, or a file that could not be read now.
     """
     command = [sys.executable, "-m", "mnist_tasks.load_test", str(folder)]
     try:
@@ -26,13 +33,30 @@ def load_test(folder: Path) -> None:
             command, capture_output=True, text=True, timeout=SECONDS, check=False
         )
     except subprocess.TimeoutExpired:
-        raise ModelError(f"{folder} did not load within {SECONDS} s; try again on an idle machine") from None
+        text = f"the load test did not end within {SECONDS} s; try again on an idle machine"
+        raise TimeoutError(errno.ETIMEDOUT, text, str(folder)) from None
+    if result.returncode == -signal.SIGKILL:
+        text = "the load test was killed, as the system does when memory runs out; try again when there is more"
+        raise OSError(errno.ENOMEM, text, str(folder))
+    if result.returncode == NOT_NOW:
+        text = f"the load test could not be done now: {result.stdout.strip()}; try again"
+        raise OSError(errno.EAGAIN, text, str(folder))
     if result.returncode:
         problem = result.stdout.strip() or result.stderr.strip()[-2000:] or f"status {result.returncode}"
         raise ModelError(f"{folder} does not pass its load test: {problem}; go back to another version")
 
 
 def _main(folder: Path) -> int:
+    try:
+        return _compare(folder)
+    except Exception as error:
+        if tells(error):
+            raise
+        print(str(error) or type(error).__name__)
+        return NOT_NOW
+
+
+def _compare(folder: Path) -> int:
     import numpy as np
 
     from mnist_tasks.integrity import inspect, same
@@ -44,6 +68,8 @@ def _main(folder: Path) -> int:
         with np.load(folder / GOLDEN) as golden:
             images, then = golden["images"], golden["probabilities"]
     except Exception as error:  # NumPy lets through BadZipFile, EOFError, KeyError, OSError, ValueError and more
+        if not tells(error):
+            raise
         print(f"{folder / GOLDEN} cannot be read: {error}")
         return 1
     found = inspect(folder / MODEL, folder, images)

@@ -80,9 +80,10 @@ def _body(metadata: Mapping[str, Any], evaluation: Mapping[str, Any], decision: 
         yield f"> **Forced.** It did not pass its quality checks: {_plain(decision['reason'])}"
         yield ""
     if metadata.get("restores"):
+        instead = f"instead of version {metadata['replaces']}" if metadata["replaces"] else "there was no champion"
         yield (
             f"> The files are those of version {metadata['restores']}, published again: {_plain(metadata['reason'])} "
-            f"(instead of version {metadata['replaces']})."
+            f"({instead})."
         )
         yield ""
     yield from _table(
@@ -93,6 +94,7 @@ def _body(metadata: Mapping[str, Any], evaluation: Mapping[str, Any], decision: 
                 "{:.4f} (95 % interval {:.4f} to {:.4f})".format(candidate["accuracy"], *candidate["accuracy_95"]),
             ),
             ("loss", f"{candidate['loss']:.4f} nats"),
+            *_on_mnist(candidate),
             ("measured on", f"{evaluation['test_images']:,} test images of {_dataset_name(evaluation)}"),
             ("published", f"{metadata['published']}, by {metadata['published_by']}"),
             ("decision", decision["reason"]),
@@ -110,9 +112,11 @@ def _body(metadata: Mapping[str, Any], evaluation: Mapping[str, Any], decision: 
             for entry in candidate["digits"]
         ),
     )
+    files = evaluation.get("files")  # a figure that could not be drawn is not among them
     for path, text in FIGURES.items():
-        yield f"![{text}]({path})"
-        yield ""
+        if files is None or path in files:
+            yield f"![{text}]({path})"
+            yield ""
     yield "## How it was made"
     yield ""
     yield from _table(
@@ -131,6 +135,16 @@ def _body(metadata: Mapping[str, Any], evaluation: Mapping[str, Any], decision: 
         ],
     )
     yield from LIMITS.splitlines()
+
+
+def _on_mnist(candidate: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """The accuracy on MNIST's own test set, where the test images are others."""
+    mnist = candidate.get("mnist") or {"is_test_set": True}
+    if not mnist["is_test_set"]:
+        yield (
+            "accuracy on MNIST's own test set",
+            "{:.4f} (95 % interval {:.4f} to {:.4f})".format(mnist["accuracy"], *mnist["accuracy_95"]),
+        )
 
 
 def _is_mnist(evaluation: Mapping[str, Any]) -> bool:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from mnist_tasks.errors import ModelError
+from mnist_tasks.dataset import scaled
+from mnist_tasks.errors import ModelError, may_pass
 from mnist_tasks.images import read_digit
-from mnist_tasks.normalize import scaled
 from mnist_tasks.registry import Version
 from mnist_tasks.runtime import tensorflow_in_airflow, use_devices
 
@@ -45,6 +45,8 @@ def predict_images(version: Version, paths: Sequence[Path]) -> list[tuple[Path, 
         try:
             model = keras.saving.load_model(version.model, compile=False)
         except Exception as error:  # Keras lets through whatever its parts raise
+            if may_pass(error):
+                raise
             raise ModelError(f"version {version.number} cannot be loaded: {version.model}: {error}") from error
         answers = np.asarray(model(scaled(images), training=False)).tolist()
     return [(path, Prediction(int(np.argmax(row)), tuple(row))) for path, row in zip(paths, answers, strict=True)]

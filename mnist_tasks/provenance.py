@@ -29,7 +29,7 @@ def library_versions() -> dict[str, str]:
     return {"python": platform.python_version(), **versions}
 
 
-def environment(architecture: str) -> dict[str, str]:
+def kernel_variables(architecture: str) -> dict[str, str]:
     """The variables by which TensorFlow and its libraries choose kernels for a training: they change the last bits.
 
     For convolutions oneDNN is asked for, unless the user has decided or TensorFlow, which reads this when it is

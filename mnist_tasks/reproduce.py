@@ -12,6 +12,7 @@ import numpy as np
 
 from mnist_tasks.config import TrainConfig
 from mnist_tasks.dataset import Dataset
+from mnist_tasks.normalize import normalize
 from mnist_tasks.registry import MODEL, ModelDirectory, Version
 from mnist_tasks.train import train
 from mnist_tasks.workspace import Workspace
@@ -22,13 +23,13 @@ def reproduce(version: Version, workspace: Workspace) -> list[str]:
 
     Raises:
         ModelError: if the version is damaged.
-        InputError: if its dataset is not in the workspace, or its recipe is none of this program.
+        InputError: if its dataset is not in the workspace, or not as it was, or its recipe is none of this program.
     """
     ModelDirectory(workspace.models).verify(version)
     metadata = version.metadata()
     config = TrainConfig(**metadata["config"])
     dataset = Dataset(workspace.dataset(metadata["dataset"]))
-    dataset.description()
+    normalize(dataset.folder)  # whose images may have been removed to save space
     with tempfile.TemporaryDirectory(prefix="reproduce-") as run:
         trained = train(dataset.folder, config, Path(run))
         if trained.weights_sha256 == metadata["weights_sha256"]:

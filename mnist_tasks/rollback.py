@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mnist_tasks.config import RollbackConfig
-from mnist_tasks.registry import ModelDirectory
+from mnist_tasks.registry import ModelDirectory, version_name
 from mnist_tasks.runtime import reported
 
 log = logging.getLogger(__name__)
@@ -15,11 +15,13 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class RolledBack:
-    """What `rollback` hands on: the new version, whose files it has, which champion it replaces, and its accuracy."""
+    """What `rollback` hands on: the new version, whose files it has, which champion it replaces (None after one was
+    retired), and its accuracy.
+    """
 
     version: int
     restores: int
-    replaces: int
+    replaces: int | None
     accuracy: float
     path: str
 
@@ -35,16 +37,22 @@ def rollback(models: Path, config: RollbackConfig, run_id: str) -> RolledBack:
 
     Raises:
         InputError: if there is no version to go back to, or it is champion already.
-        ModelError: if the version is damaged or does not pass its load test; the champion stays.
+        ModelError: if the version is damaged or does not pass its load test, before anything has changed.
+        OSError: if something could not be read or written now; the log says who is champion then.
     """
     log.info("reading the versions in %s", models)
-    version = ModelDirectory(models).rollback(config.version, reason=config.reason, published_by=run_id, once=True)
+    directory = ModelDirectory(models)
+    try:
+        version = directory.rollback(config.version, reason=config.reason, published_by=run_id, once=True)
+    except OSError:
+        log.warning("the rollback did not come to its end: %s", directory.standing())
+        raise
     metadata = version.metadata()
     log.info(
-        "version %d is champion: version %d again, instead of version %d: %s",
+        "version %d is champion: version %d again, instead of %s: %s",
         version.number,
         metadata["restores"],
-        metadata["replaces"],
+        version_name(metadata["replaces"]),
         config.reason,
     )
     return RolledBack(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import lzma
 import math
 import os
 import struct
@@ -20,7 +21,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
-from urllib.parse import unquote
 
 import numpy as np
 import numpy.typing as npt
@@ -40,8 +40,10 @@ from mnist_tasks.dataset import (
     open_array,
     write_array,
 )
-from mnist_tasks.errors import InputError
+from mnist_tasks.errors import InputError, may_pass
+from mnist_tasks.files import below
 from mnist_tasks.library_memory import import_tensorflow
+from mnist_tasks.reach import Reach
 
 BUILTIN = Path(__file__).parent / "data" / "mnist.npz"
 
@@ -68,7 +70,26 @@ DEFLATE_LIMIT, IMAGES_LIMIT = 1032, 100
 # 3 GB: a file of some megabytes may announce that much, deflated, and would fill the disk.
 MOST_IMAGES = 4_000_000
 
+# What the standard library raises on content that makes no sense. RuntimeError is an encrypted zip file,
+# NotImplementedError under it one with an unknown compression.
+CORRUPT = (
+    OSError,
+    EOFError,
+    ValueError,
+    OverflowError,
+    KeyError,
+    RuntimeError,
+    struct.error,
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+)
+
 FORMS = "an .npz file, or of a folder with MNIST's IDX files or with pictures in folders 0 to 9"
+
+# Of MNIST's 10,000 test images and their labels (see digest_of_test_set).
+MNIST_TEST_IMAGES = 10_000
+MNIST_TEST_DIGEST = "938232450ccb2eafbd2dfa54f760c3ba310b167a1c150ecf2aab9cfa82dddb47"
 
 KNOWN_DIGESTS: Mapping[str, str] = {"builtin": MNIST_DIGEST, "keras": MNIST_DIGEST}
 
@@ -88,29 +109,32 @@ def fetch(source: str | Path, folder: Path) -> tuple[Split, ...]:
     """
     if source == "builtin":
         return _copy(BUILTIN, folder)
+    reach = Reach.from_environment()
     if source == "keras":
+        reach.source(KERAS_URL)
         return _copy(download_with_keras(), folder)
-    if isinstance(source, str) and source.startswith("file:///"):
-        source = unquote(source.removeprefix("file://"))
-    if isinstance(source, str) and "://" in source:
+    # A path that is no text is one that the program found by itself, such as a batch in the inbox.
+    place = reach.source(source) if isinstance(source, str) else source
+    if isinstance(place, str):
         # Imported here: the file systems behind URLs take a while, and most nights need none.
         from mnist_tasks.remote import download
 
         with tempfile.TemporaryDirectory(dir=folder, prefix=".download-") as temporary:
-            copy = download(source, Path(temporary))
+            copy = download(place, Path(temporary), reach)
             try:
                 return _copy(copy, folder)
             except InputError as error:
-                raise InputError(str(error).replace(str(copy), source)) from error
-    path = Path(source).expanduser()
-    with _named_errors(path):
-        exists = path.is_dir() or path.is_file()
-    if not exists:
+                raise InputError(str(error).replace(str(copy), place)) from error
+    with _named_errors(place):
+        exists = place.exists()
+        usable = place.is_dir() or place.is_file()
+    if not usable:
+        # Not a pipe or a device either, which might never end.
+        problem = "is neither a file nor a folder" if exists else "does not exist on this worker"
         raise InputError(
-            f"data source {str(source)!r} does not exist on this worker; use builtin, keras, a URL, or the absolute "
-            f"path of {FORMS}"
+            f"data source {str(source)!r} {problem}; use builtin, keras, a URL, or the absolute path of {FORMS}"
         )
-    return _copy(path, folder)
+    return _copy(place, folder)
 
 
 def read_source(source: str | Path) -> Digits:
@@ -126,7 +150,9 @@ def download_with_keras() -> Path:
     import keras
 
     try:
-        return Path(keras.utils.get_file("mnist.npz", origin=KERAS_URL, file_hash=KERAS_SHA256))
+        # The user's cache, as without `import_tensorflow`, which keeps the user's settings in it from Keras.
+        cache = Path(os.environ.get("KERAS_HOME") or "~/.keras").expanduser()
+        return Path(keras.utils.get_file("mnist.npz", origin=KERAS_URL, file_hash=KERAS_SHA256, cache_dir=cache))
     # Keras raises a bare Exception for a failed download and a ValueError for a wrong checksum.
     except Exception as error:
         raise InputError(
@@ -150,7 +176,9 @@ class Announced:
 def _copy(path: Path, folder: Path) -> tuple[Split, ...]:
     """Copy what lies at a path, whatever its form, and notice if it changes meanwhile."""
     before = state(path)
-    reader = _npz if path.is_file() else _idx if _has_idx_files(path) else _pictures
+    with _named_errors(path):
+        is_file = path.is_file()
+    reader = _npz if is_file else _idx if _has_idx_files(path) else _pictures
     splits = []
     for split, announced in reader(path):
         images, labels = announced.images, announced.labels
@@ -169,6 +197,8 @@ def _copy(path: Path, folder: Path) -> tuple[Split, ...]:
             f"{printable(path)} changed while it was being read; leave it alone, or drop it into the inbox with a "
             ".done marker when it is complete"
         )
+    if not splits:
+        raise InputError(f"{printable(path)} holds neither a training nor a test set; it is no {FORMS}")
     return tuple(splits)
 
 
@@ -176,7 +206,7 @@ def state(path: Path) -> str:
     """A digest of names, sizes and times of all that lies at a path: the same as long as nobody changes anything."""
     total = hashlib.sha256()
     with _named_errors(path):
-        for entry in [path, *sorted(path.rglob("*"))] if path.is_dir() else [path]:
+        for entry in below(path):
             status = entry.lstat()
             total.update(os.fsencode(entry) + f"\0{status.st_size} {status.st_mtime_ns} {status.st_ino}\0".encode())
     return total.hexdigest()
@@ -184,32 +214,40 @@ def state(path: Path) -> str:
 
 def _npz(path: Path) -> Iterator[tuple[Split, Announced]]:
     """The splits of an `.npz` file with the names that Keras uses."""
-    with _named_errors(path), path.open("rb") as file:
-        if not zipfile.is_zipfile(file):
-            raise InputError(f"{printable(path)} is no .npz file, or one cut short: it has no zip directory at its end")
-        with zipfile.ZipFile(file) as archive:
-            members = {name.removesuffix(".npy") for name in archive.namelist()}
-            splits = [split for split in SPLITS if {f"x_{split}", f"y_{split}"} & members]
-            wanted = [f"{axis}_{split}" for split in splits or SPLITS for axis in "xy"]
-            missing = [name for name in wanted if name not in members]
-            if missing:
-                names = ", ".join(sorted(members))[:200]
-                raise InputError(
-                    f"{printable(path)} has no array {', '.join(missing)}; it needs {', '.join(ARRAYS)} and has "
-                    f"{names.encode('utf-8', 'backslashreplace').decode() or 'none'}"
-                )
-            for name in wanted:
-                # What the directory says may be a lie.
-                stored = min(archive.getinfo(f"{name}.npy").compress_size, path.stat().st_size)
-                with archive.open(f"{name}.npy") as member:
-                    _check_npy(f"{printable(path)}: {name}", name, stored, member)
-            for split in splits:
-                with archive.open(f"x_{split}.npy") as images, archive.open(f"y_{split}.npy") as labels:
-                    what = f"{printable(path)}: y_{split}"
-                    (count, *_), _, _ = npy_header(images)
-                    (length, *_), _, dtype = npy_header(labels)
-                    values = np.frombuffer(_exactly(labels, length * dtype.itemsize, what), dtype)
-                    yield split, Announced(count, checked_labels(values, what), _image_chunks(images, count, path))
+    with _named_errors(path), path.open("rb") as file, _opened_zip(file, path) as archive:
+        members = {name.removesuffix(".npy") for name in archive.namelist()}
+        splits = [split for split in SPLITS if {f"x_{split}", f"y_{split}"} & members]
+        wanted = [f"{axis}_{split}" for split in splits or SPLITS for axis in "xy"]
+        missing = [name for name in wanted if name not in members]
+        if missing:
+            # Of what may be somebody else's archive, no other name is repeated.
+            found = ", ".join(name for name in ARRAYS if name in members) or "none of them"
+            raise InputError(
+                f"{printable(path)} has no array {', '.join(missing)}; it needs {', '.join(ARRAYS)} and has {found}"
+            )
+        for name in wanted:
+            # What the directory says may be a lie.
+            stored = min(archive.getinfo(f"{name}.npy").compress_size, path.stat().st_size)
+            with archive.open(f"{name}.npy") as member:
+                _check_npy(f"{printable(path)}: {name}", name, stored, member)
+        for split in splits:
+            with archive.open(f"x_{split}.npy") as images, archive.open(f"y_{split}.npy") as labels:
+                what = f"{printable(path)}: y_{split}"
+                (count, *_), _, _ = npy_header(images)
+                (length, *_), _, dtype = npy_header(labels)
+                values = np.frombuffer(_exactly(labels, length * dtype.itemsize, what), dtype)
+                yield split, Announced(count, checked_labels(values, what), _image_chunks(images, count, path))
+
+
+def _opened_zip(file: BinaryIO, path: Path) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(file)
+    except zipfile.BadZipFile as error:
+        if may_pass(error):  # it takes whatever goes wrong while it looks for the directory for a file without one
+            raise
+        raise InputError(
+            f"{printable(path)} is no .npz file, or one cut short: it has no zip directory at its end"
+        ) from error
 
 
 def _check_npy(what: str, name: str, stored: int, member: Any) -> None:
@@ -224,17 +262,32 @@ def _check_npy(what: str, name: str, stored: int, member: Any) -> None:
 
 
 def _has_idx_files(folder: Path) -> bool:
-    return any((folder / f"{stem}{suffix}").exists() for stem in IDX_FILES.values() for suffix in ("", ".gz"))
+    with _named_errors(folder):
+        return any(path.exists() for stem in IDX_FILES.values() for path in _idx_paths(folder, stem))
+
+
+def _idx_paths(folder: Path, stem: str) -> Iterator[Path]:
+    """Where an IDX file may lie: under MNIST's name, or with a dot in it, as Kaggle has it; there in a folder, too."""
+    names = (stem, stem.replace("-idx", ".idx"))
+    for name in names:
+        yield from (folder / name, folder / f"{name}.gz")
+    for name in names:
+        yield from (folder / outer / name for outer in names)
 
 
 def _idx(folder: Path) -> Iterator[tuple[Split, Announced]]:
     """The splits of a folder with MNIST's IDX files, each gzipped (`.gz`) or not."""
     paths: dict[str, Path] = {}
-    for name, stem in IDX_FILES.items():
-        for path in (folder / stem, folder / f"{stem}.gz"):
-            if path.is_file():
-                check_link(path, folder)
-                paths.setdefault(name, path)
+    with _named_errors(folder):
+        for name, stem in IDX_FILES.items():
+            for path in _idx_paths(folder, stem):
+                if path.is_file():
+                    check_link(path, folder)
+                    paths.setdefault(name, path)
+    if not paths:
+        raise InputError(
+            f"{printable(folder)} has folders with the names of IDX files and no such file in them; unpack it again"
+        )
     for split in SPLITS:
         names = (f"x_{split}", f"y_{split}")
         missing = [IDX_FILES[name] for name in names if name not in paths]
@@ -275,7 +328,9 @@ def _idx_header(file: BinaryIO | gzip.GzipFile, path: Path, expected: int) -> li
         )
     if kind == "images" and tuple(shape[1:]) != IMAGE_SHAPE:
         raise InputError(f"{printable(path)} announces shape {tuple(shape)}; images need shape (n, 28, 28)")
-    _check_size(printable(path), shape, 1, path.stat().st_size)
+    with _named_errors(path):
+        stored = path.stat().st_size
+    _check_size(printable(path), shape, 1, stored)
     return shape
 
 
@@ -377,7 +432,9 @@ def _picture_chunks(paths: Sequence[Path]) -> Iterator[UInt8]:
 
 def check_link(path: Path, folder: Path) -> None:
     """Refuse a link that leads out of the folder: what it shows is not what was dropped there."""
-    if not path.resolve().is_relative_to(folder.resolve()):
+    with _named_errors(path):
+        inside = path.resolve().is_relative_to(folder.resolve())
+    if not inside:
         raise InputError(f"{printable(path)} is a link that leads out of its folder; put a copy in its place")
 
 
@@ -411,13 +468,17 @@ def printable(path: Path) -> str:
 
 @contextmanager
 def _named_errors(path: Path) -> Iterator[None]:
-    """Give what the standard library raises on an unreadable or corrupt file one kind and a name."""
+    """Give what the standard library raises on an unreadable or corrupt file one kind and a name.
+
+    What says nothing about the file, such as an error of a share that hiccups, goes through.
+    """
     try:
         yield
     except PermissionError as error:
         raise InputError(
             f"{printable(path)} cannot be read: {error.strerror}; give the user that runs the tasks access"
         ) from error
-    # RuntimeError is an encrypted zip file, NotImplementedError under it one with an unknown compression.
-    except (OSError, EOFError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+    except CORRUPT as error:
+        if may_pass(error):
+            raise
         raise InputError(f"{printable(path)} is corrupt or cut short: {error}; fetch it again") from error

@@ -22,7 +22,7 @@ from mnist_tasks.files import new_folder, remove_staging_folders, write_atomical
 from mnist_tasks.fingerprint import NOT_IN_THE_RECIPE, fingerprint
 from mnist_tasks.fit import Epoch, Rows, build, fit
 from mnist_tasks.models import export, published_model, trainable_model, weights_sha256
-from mnist_tasks.provenance import environment, git_commit, hardware, library_versions
+from mnist_tasks.provenance import git_commit, hardware, kernel_variables, library_versions
 from mnist_tasks.registry import MODEL, SAVED_MODEL
 from mnist_tasks.runtime import distribution, is_chief, log_group, precision, reported, use_devices, use_threads
 
@@ -68,10 +68,11 @@ def train(dataset_folder: Path, config: TrainConfig, run: Path) -> Trained:
     log.info("reading the training images in %s", dataset_folder)
     dataset = Dataset(dataset_folder)
     rows, validation_rows = split(dataset.description()["train_images"], config)
+    dataset.verify("train")
     images, labels = dataset.normalized("train"), dataset.labels("train")
 
     traits = fingerprint(dataset.digest, config)
-    chosen = environment(config.architecture)
+    chosen = kernel_variables(config.architecture)
     os.environ.update(chosen)
     # Not before the checks: it imports TensorFlow, which takes seconds.
     device = use_devices(config.device)

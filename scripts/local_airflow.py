@@ -10,28 +10,32 @@ import ctypes
 import json
 import os
 import secrets
+import shlex
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import psutil
 from filelock import FileLock, Timeout
 from keeper import STOP_SECONDS
+from surroundings import HOST, USER, surroundings, unusable_proxies
 
+from mnist_tasks import installation
 from mnist_tasks.workspace import PROJECT, Workspace
 
-HOST = "127.0.0.1"
-USER = "admin"
 START_SECONDS = 120  # a cold disk and a busy machine included
+DAG = "mnist_training"
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 PR_SET_CHILD_SUBREAPER = 36  # <linux/prctl.h>
@@ -56,10 +60,11 @@ class LocalAirflow:
         self.url = f"http://{HOST}:{port}"
         self.passwords = passwords
         self.new_password = _new_password(passwords)
-        self.environment = {**_without_airflow(os.environ), **_settings(home, port, passwords), **settings}
+        self.environment = {**surroundings(os.environ, home, port, passwords), **settings}
         self.services: dict[str, subprocess.Popen[bytes]] = {}
         self.keeper = subprocess.Popen(
             [sys.executable, str(Path(__file__).with_name("keeper.py"))],
+            env=self.environment,
             stdin=subprocess.PIPE,
             text=True,
             start_new_session=True,
@@ -67,6 +72,14 @@ class LocalAirflow:
 
     def command(self, *arguments: str) -> list[str]:
         return [sys.executable, "-m", "airflow", *arguments]
+
+    def by_hand(self, *arguments: str) -> str:
+        """A line for a shell that runs an Airflow command on this workspace, whether it is up or not."""
+        if "?" in str(self.home):  # see `database_url`
+            return "(no command reaches the database in a folder with a ? in its path)"
+        names = ("AIRFLOW_HOME", "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN", "AIRFLOW__CORE__DAGS_FOLDER")
+        settings = (f"{name}={self.environment[name]}" for name in names)
+        return shlex.join(["env", *settings, *self.command(*arguments)])
 
     def log_path(self, name: str) -> Path:
         return self.home / "logs" / "services" / f"{name}.log"
@@ -154,13 +167,20 @@ def local_airflow(
         LaunchError: if the port is taken, another Airflow runs on this workspace, or a service does not start.
     """
     home = workspace.root / "airflow"
+    if os.path.expandvars(home) != str(home):
+        raise LaunchError(
+            f"MNIST_HOME: Airflow would read {workspace.root} as {os.path.expandvars(workspace.root)}; "
+            "name a folder without $ in its path"
+        )
+    for name in unusable_proxies(os.environ):
+        print(f"{name} is ignored: httpx, which data sources are read with, knows no such proxy", file=sys.stderr)
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
     with ExitStack() as stack:
         stack.enter_context(_only_one(home))
         _check_port(port)
         _become_subreaper()
         stack.callback(_stop_everything)
-        airflow = LocalAirflow(home, port, passwords, {"MNIST_HOME": str(workspace.root), **settings})
+        airflow = LocalAirflow(home, port, passwords, {**_own_settings(workspace), **settings})
         _migrate(airflow)
         # The DAG is in the database before anybody asks for it, without waiting for a DAG processor's first round.
         reserialize = airflow.spawn("dags-reserialize", "dags", "reserialize")
@@ -192,49 +212,17 @@ def free_port() -> int:
 
 
 def stop_on_signals() -> None:
-    """Have each signal that asks a program to end unwind this one, Ctrl-C even where a shell has it ignored."""
+    """Have each signal that asks a program to end unwind this one, Ctrl-C even where a shell has it ignored.
+
+    A hang-up that is ignored stays so: it was started by nohup, and goes on when the terminal is closed.
+    """
 
     def stop(signum: int, _: FrameType | None) -> None:
         raise Stopped(signal.Signals(signum).name)
 
     for signum in STOP_SIGNALS:
-        signal.signal(signum, stop)
-
-
-def _without_airflow(environment: Mapping[str, str]) -> dict[str, str]:
-    """The environment without what is meant for another Airflow, such as the address of a production database."""
-    return {name: value for name, value in environment.items() if not name.startswith(("AIRFLOW", "_AIRFLOW", "MAKE"))}
-
-
-def _settings(home: Path, port: int, passwords: Path) -> dict[str, str]:
-    url = f"http://{HOST}:{port}"
-    return {
-        # Nothing here goes through a proxy that the machine may have for the internet.
-        "NO_PROXY": ",".join(filter(None, [HOST, os.environ.get("NO_PROXY")])),
-        "AIRFLOW_HOME": str(home),
-        "AIRFLOW__CORE__DAGS_FOLDER": str(PROJECT / "dags"),
-        "AIRFLOW__CORE__PLUGINS_FOLDER": str(PROJECT / "plugins"),
-        "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
-        "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
-        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
-        # Each is a process; one run at a time needs one, the rest is for what else is in the DAG folder.
-        "AIRFLOW__CORE__PARALLELISM": "4",
-        "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{url}/execution/",
-        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": f"{USER}:admin",
-        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(passwords),
-        "AIRFLOW__API__HOST": HOST,
-        "AIRFLOW__API__PORT": str(port),
-        "AIRFLOW__API__BASE_URL": url,
-        # Signs what the services tell each other and the UI's sessions; as long as this Airflow lives.
-        "AIRFLOW__API_AUTH__JWT_SECRET": secrets.token_hex(64),
-        "AIRFLOW__API__SECRET_KEY": secrets.token_hex(64),
-        "AIRFLOW__API__WORKERS": "1",
-        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home / 'airflow.db'}",
-        "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.1",
-        # A task's supervisor may sleep this long, in seconds, after its process has ended.
-        "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "1",
-        "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
-    }
+        if not (signum == signal.SIGHUP and signal.getsignal(signum) == signal.SIG_IGN):
+            signal.signal(signum, stop)
 
 
 @contextmanager
@@ -263,13 +251,27 @@ def _check_port(port: int) -> None:
             ) from None
 
 
+def _own_settings(workspace: Workspace) -> dict[str, str]:
+    """The settings that may name a path from where the user is; Airflow's processes are elsewhere."""
+    settings = {"MNIST_HOME": str(workspace.root)}
+    if parameters := installation.value("MNIST_PARAMS"):
+        settings["MNIST_PARAMS"] = json.dumps(parameters)
+    return settings
+
+
 def _migrate(airflow: LocalAirflow) -> None:
     """Make or migrate the database, unless this version of Airflow has done so already."""
-    stamp, current = airflow.home / "migrated", version("apache-airflow-core")
-    if stamp.exists() and stamp.read_text() == current and (airflow.home / "airflow.db").exists():
-        return
-    airflow.complete("db-migrate", airflow.spawn("db-migrate", "db", "migrate"))
-    stamp.write_text(current)
+    stamp, database, current = airflow.home / "migrated", airflow.home / "airflow.db", version("apache-airflow-core")
+    if not (stamp.exists() and stamp.read_text() == current and database.exists()):
+        database.touch(mode=0o600)
+        airflow.complete("db-migrate", airflow.spawn("db-migrate", "db", "migrate"))
+        stamp.write_text(current)
+    with closing(sqlite3.connect(database)) as connection, connection:
+        # Earlier releases named the assets by their paths. Airflow has one active asset of a name, and takes a minute
+        # to see that nothing refers to it any more, in which it starts no task that refers to the new one.
+        connection.execute(
+            "DELETE FROM asset_active WHERE name IN ('mnist_champion', 'mnist_inbox') AND uri LIKE 'file:%'"
+        )
 
 
 def _become_subreaper() -> None:
@@ -292,6 +294,39 @@ def _stop_everything() -> None:
             for child in children:
                 child.kill()
         psutil.wait_procs(children, timeout=0.2)
+
+
+def require_dag(client: httpx.Client, by_hand: Callable[..., str]) -> str | None:
+    """Refuse to go on if the training cannot run; returns what to say if it is there and only paused.
+
+    Args:
+        client: of the API, logged in.
+        by_hand: makes a line for a shell of the arguments of `airflow`.
+
+    Raises:
+        LaunchError: if Airflow has no such DAG, its file cannot be imported, or its tasks ask for a pool that is not
+            there.
+    """
+    answer = client.get(f"/api/v2/dags/{DAG}")
+    if answer.status_code != httpx.codes.NOT_FOUND:
+        answer.raise_for_status()
+    dag: dict[str, Any] = answer.json()
+    if not answer.is_success or dag["has_import_errors"]:
+        errors = client.get("/api/v2/importErrors").raise_for_status().json()["import_errors"]
+        reasons = [f"\n{error['filename']}: {error['stack_trace'].strip().splitlines()[-1]}" for error in errors]
+        raise LaunchError(f"Airflow cannot import the DAG {DAG}{':' if reasons else ''}{''.join(reasons)}")
+    pool = installation.value("MNIST_GPU_POOL")
+    if pool and client.get(f"/api/v2/pools/{quote(pool, safe='')}").status_code == httpx.codes.NOT_FOUND:
+        raise LaunchError(
+            f"MNIST_GPU_POOL: Airflow has no pool {pool!r}, so train and evaluate would wait for ever; leave the "
+            "setting empty, or make the pool, here with one slot:\n"
+            + by_hand("pools", "set", pool, "1", "train and evaluate")
+        )
+    if not dag["is_paused"]:
+        return None
+    return f"{DAG} is paused: no run of it is started until you switch it on, in Airflow's UI or with\n" + by_hand(
+        "dags", "unpause", "--yes", DAG
+    )
 
 
 def describe(error: httpx.HTTPStatusError) -> str:

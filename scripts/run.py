@@ -1,10 +1,16 @@
 """`make run`: one run of mnist_training through the real scheduler, followed to its end.
 
 Arguments are parameters of the run, such as `epochs=3 min_accuracy=0.98`. The exit status is 0 if the model was
-promoted, or is champion already as nothing has changed, 1 if it was rejected and 2 if anything failed.
+promoted, or is champion already as nothing has changed, 1 if it was rejected, or would be again as nothing has changed,
+and 2 if anything failed.
 """
 
 from __future__ import annotations
+
+import entry
+
+if __name__ == "__main__":
+    entry.start()
 
 import json
 import os
@@ -13,29 +19,33 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import httpx
 from local_airflow import (
+    DAG,
     LaunchError,
     Stopped,
     describe,
     free_port,
     local_airflow,
+    require_dag,
     stop_on_signals,
 )
 
-from mnist_tasks.config import RunConfig
+from mnist_tasks import installation
+from mnist_tasks import outcome as became
+from mnist_tasks.config import RunConfig, form
 from mnist_tasks.errors import TaskError
-from mnist_tasks.fingerprint import UNCHANGED
+from mnist_tasks.registry import ModelDirectory
 from mnist_tasks.workspace import Workspace
 
 PROMOTED, REJECTED, FAILED = 0, 1, 2
 
-DAG = "mnist_training"
 RUNS = f"/api/v2/dags/{DAG}/dagRuns"
 TASKS = ("load", "normalize", "train", "evaluate", "promote")
 UNFINISHED = ("queued", "running")
@@ -44,14 +54,20 @@ POLL_SECONDS = 0.3
 
 def main(arguments: list[str]) -> int:
     """Run the DAG once and return the exit status."""
-    return exit_status(lambda: run_once(arguments), "stopped; the run is marked as failed, the champion stays")
+    return exit_status(lambda: run_once(arguments), stopped)
+
+
+def stopped() -> str:
+    """What a signal has left: the run as this command ends it, and the champion as a look finds it."""
+    standing = ModelDirectory(Workspace.from_environment().models).standing()
+    return f"stopped; the run is marked as failed; {standing}"
 
 
 def run_once(arguments: list[str]) -> int:
     """Start Airflow, run the DAG once, stop Airflow; returns the exit status."""
     parameters = parse(arguments)
-    RunConfig.from_parameters(parameters)  # refuses what the DAG would refuse, before Airflow is started for it
-    if os.environ.get("MNIST_APPROVAL", "").strip():
+    check(parameters)
+    if installation.value("MNIST_APPROVAL"):
         raise LaunchError(
             "MNIST_APPROVAL is set, and this command has no UI in which a person could approve the model; trigger "
             "mnist_training in the UI of make up, or unset MNIST_APPROVAL"
@@ -67,6 +83,8 @@ def run_once(arguments: list[str]) -> int:
             local_airflow(workspace, free_port(), passwords, services, settings) as airflow,
             airflow.client() as client,
         ):
+            if paused := require_dag(client, airflow.by_hand):
+                raise LaunchError(paused)
             fail_interrupted(client)
             run = Run.trigger(client, parameters, airflow.home / "logs", airflow.check_services)
             try:
@@ -76,8 +94,14 @@ def run_once(arguments: list[str]) -> int:
                 raise
 
 
-def exit_status(work: Callable[[], int], stopped: str) -> int:
-    """The exit status of some work; what it fails with is printed, and `stopped` if a signal ends it."""
+def check(parameters: dict[str, Any]) -> None:
+    """Refuse what the DAG would refuse, before anything is started for it."""
+    installation.check()
+    RunConfig.from_parameters({**installation.value("MNIST_PARAMS"), **parameters})
+
+
+def exit_status(work: Callable[[], int], stopped: Callable[[], str]) -> int:
+    """The exit status of some work; what it fails with is printed, and what `stopped` says if a signal ends it."""
     try:
         return work()
     except (LaunchError, TaskError) as error:
@@ -85,7 +109,7 @@ def exit_status(work: Callable[[], int], stopped: str) -> int:
     except httpx.HTTPStatusError as error:
         print(f"failed: {describe(error)}", file=sys.stderr)
     except Stopped:
-        print(stopped, file=sys.stderr)
+        print(stopped(), file=sys.stderr)
     except Exception:
         # An uncaught exception would end with status 1, which says "rejected".
         traceback.print_exc()
@@ -93,26 +117,28 @@ def exit_status(work: Callable[[], int], stopped: str) -> int:
 
 
 def parse(arguments: Iterable[str]) -> dict[str, Any]:
-    """Parameters from `name=value`; a value is JSON, or else a string."""
-    parameters = {}
+    """Parameters from `name=value`: as it was typed where a parameter is text, else JSON, such as a number."""
+    schemas = {name: schema for fields in form().values() for name, schema in fields.items()}
+    parameters: dict[str, Any] = {}
     for argument in arguments:
         name, separator, value = argument.partition("=")
         if not separator:
             raise LaunchError(f"{argument!r} is no parameter; write name=value, such as epochs=3")
-        try:
-            parameters[name] = json.loads(value)
-        except ValueError:
-            parameters[name] = value
+        parameters[name] = value
+        if "string" not in schemas.get(name, {}).get("type", "string"):
+            with suppress(ValueError):  # which the check of the parameter names
+                parameters[name] = json.loads(value)
     return parameters
 
 
 @dataclass
 class Seen:
-    """What has been printed about a task: its state, and how many bytes of the log of which try."""
+    """What has been printed about a task: its state, how many bytes of the log of which try, and an error in it."""
 
     state: str | None = None
     try_number: int = 0
     log_bytes: int = 0
+    reason: str | None = None
 
 
 class Run:
@@ -143,6 +169,16 @@ class Run:
         self.check()
         answer: dict[str, Any] = self.client.get(self.path + below).raise_for_status().json()
         return answer
+
+    def next_try(self, task: dict[str, Any]) -> str:
+        """When a task that waits for a retry is tried again, and which of how many tries that is."""
+        name, number, tries = task["task_id"], task["try_number"], task["max_tries"] + 1
+        rule = self.client.get(f"/api/v2/dags/{DAG}/tasks/{name}").raise_for_status().json()
+        delay = timedelta(**{unit: rule["retry_delay"][unit] for unit in ("days", "seconds", "microseconds")})
+        least = delay.total_seconds() * (rule["retry_exponential_backoff"] or 1) ** (number - 1)
+        # Airflow spreads growing pauses, so that what failed together is not tried again together.
+        pause = f"{least:.0f} to {2 * least:.0f}" if rule["retry_exponential_backoff"] else f"{least:.0f}"
+        return f"; tried again in {pause} s, try {number + 1} of {tries}"
 
     def log_path(self, task: str, try_number: int) -> Path:
         """Where the log of a task's try is, as JSON lines: from the disk, as the API asks a log server for it first."""
@@ -186,16 +222,23 @@ def show(run: Run, task: dict[str, Any], seen: Seen) -> None:
     """Print what is new about a task since it was last looked at."""
     state, try_number = task["state"], task["try_number"]
     if try_number != seen.try_number:
-        seen.try_number, seen.log_bytes = try_number, 0
+        seen.try_number, seen.log_bytes, seen.reason = try_number, 0, None
     for line in new_lines(run.log_path(task["task_id"], try_number), seen):
         if line["event"].startswith("::"):
             continue  # how the UI folds lines up
         if line.get("logger", "").startswith("mnist_tasks") or line["level"] in ("error", "critical"):
-            reason = [error["exc_value"] for error in line.get("error_detail", [])[:1]]
-            print(f"    {': '.join([line['event'], *reason])}", flush=True)
+            text = ": ".join([line["event"], *(error["exc_value"] for error in line.get("error_detail", [])[:1])])
+            print(f"    {text}", flush=True)
+            if line["level"] in ("error", "critical"):
+                seen.reason = text
     if state != seen.state and state not in (None, "scheduled", "queued"):
+        if state in ("failed", "up_for_retry") and seen.reason is None and task["end_date"]:
+            services = run.logs / "services" / "scheduler.log"
+            also = f"; the scheduler's may: {services}" if services.exists() else ""
+            print(f"    its log does not say why, as a process that is killed cannot{also}", flush=True)
         again = f", try {try_number}" if try_number > 1 else ""
-        print(f"  {task['task_id']}: {state}{again}", flush=True)
+        then = run.next_try(task) if state == "up_for_retry" else ""
+        print(f"  {task['task_id']}: {state}{again}{then}", flush=True)
     seen.state = state
 
 
@@ -211,29 +254,36 @@ def new_lines(path: Path, seen: Seen) -> list[dict[str, Any]]:
 
 
 def outcome(promote: str | None, workspace: Workspace, folder: Path) -> int:
-    """Print the decision and where the model is; return the exit status that goes with it."""
-    champion = os.path.relpath(workspace.models / "champion" / "model.keras")
-    decision_path = folder / "decision.json"
-    decision = json.loads(decision_path.read_text(encoding="utf-8")) if decision_path.exists() else {}
-    rejected = decision.get("outcome") == "rejected"  # then the task is skipped, or failed if on_rejection says so
-    if not (promote in ("success", "skipped") or (promote == "failed" and rejected)):
-        print("failed: the task's log above says why; the champion stays")
+    """Print what became of the run, by its decision and the model directory; return the exit status that goes with it.
+
+    Args:
+        promote: the state of the task promote.
+        workspace: where the model directory is.
+        folder: the run's.
+    """
+    models = ModelDirectory(workspace.models)
+    path = folder / "decision.json"
+    decision = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    said, version = decision.get("outcome"), became.version_of(decision, folder, models)
+    unpublished = said in (became.APPROVED, became.PROMOTED) and version is None
+    # A rejection skips the task, or fails it if on_rejection says so.
+    ended = promote in ("success", "skipped") or (promote == "failed" and said == became.REJECTED)
+    if not said or unpublished or not ended:
+        known = f"version {version} is published, but the task promote has not ended well; " if version else ""
+        known = f"{became.not_published(decision)}; " if unpublished else known
+        print(f"failed: {known}the task's log above says why; {models.standing()}")
         return FAILED
-    if decision["outcome"] == UNCHANGED:
-        print(f"unchanged: {decision['reason']}\n  decision  {os.path.relpath(decision_path)}\n  model     {champion}")
-        return PROMOTED
-    verdict = f"promoted as version {decision['version']}" if decision["promoted"] else "rejected"
-    print(f"{verdict}: {decision['reason']}")
+    if said == became.UNCHANGED:
+        print(f"unchanged: {decision['reason']}\n  decision  {os.path.relpath(path)}\n  champion  {models.standing()}")
+        return REJECTED if decision.get("rejected_in") else PROMOTED
+    print(f"{f'promoted as version {version}' if version else 'rejected'}: {decision['reason']}")
     print(f"  accuracy  {decision['candidate_accuracy']:.4f}")
-    print(f"  decision  {os.path.relpath(decision_path)}")
-    if decision["promoted"]:
-        print(f"  model     {champion}")
-        return PROMOTED
-    stays = f"version {decision['champion_version']} stays, {champion}" if decision["champion_version"] else "none yet"
-    print(f"  champion  {stays}")
-    return REJECTED
+    print(f"  decision  {os.path.relpath(path)}")
+    model = os.path.relpath(models.link / "model.keras")
+    print(f"  model     {model}" if version else f"  champion  {models.standing()}")
+    return PROMOTED if version else REJECTED
 
 
 if __name__ == "__main__":
     stop_on_signals()
-    sys.exit(main(sys.argv[1:]))
+    entry.end(main(sys.argv[1:]))

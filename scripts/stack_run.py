@@ -6,17 +6,23 @@ the run goes on.
 
 from __future__ import annotations
 
+import entry
+
+if __name__ == "__main__":
+    entry.start(anew=False)  # the container's packages come from PYTHONPATH
+
 import os
+import shlex
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import httpx
-from local_airflow import USER, LaunchError, stop_on_signals
-from run import POLL_SECONDS, Run, exit_status, follow, parse
+from local_airflow import LaunchError, require_dag, stop_on_signals
+from run import POLL_SECONDS, Run, check, exit_status, follow, parse
+from surroundings import USER
 
-from mnist_tasks.config import RunConfig
 from mnist_tasks.workspace import Workspace
 
 AWAY_SECONDS = 180  # of the API server, restarts of it and of Postgres included
@@ -59,17 +65,21 @@ class PatientClient(httpx.Client):
 
 def main(arguments: list[str]) -> int:
     """Run the DAG once and return the exit status."""
-    return exit_status(lambda: run_once(arguments), "no longer following; the run goes on")
+    return exit_status(lambda: run_once(arguments), lambda: "no longer following; the run goes on")
 
 
 def run_once(arguments: list[str]) -> int:
     """Trigger a run and follow it; returns the exit status."""
     parameters = parse(arguments)
-    RunConfig.from_parameters(parameters)  # refuses what the DAG would refuse
+    check(parameters)
     logs = Path(os.environ["AIRFLOW__LOGGING__BASE_LOG_FOLDER"])
     with PatientClient("http://api-server:8080", os.environ["ADMIN_PASSWORD"]) as client:
         try:
             client.log_in()
+            if paused := require_dag(
+                client, lambda *command: shlex.join(["docker", "compose", "exec", "scheduler", "airflow", *command])
+            ):
+                raise LaunchError(paused)
             return follow(Run.trigger(client, parameters, logs), Workspace.from_environment())
         except httpx.TransportError as error:
             raise LaunchError(str(error)) from error
@@ -77,4 +87,4 @@ def run_once(arguments: list[str]) -> int:
 
 if __name__ == "__main__":
     stop_on_signals()
-    sys.exit(main(sys.argv[1:]))
+    entry.end(main(sys.argv[1:]))

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import entry
+
+if __name__ == "__main__":
+    entry.start()
+
 import os
 import sys
 import time
 
 from local_airflow import (
-    HOST,
-    USER,
     LaunchError,
     Stopped,
     local_airflow,
+    require_dag,
     stop_on_signals,
 )
+from surroundings import HOST, USER
 
+from mnist_tasks import installation
 from mnist_tasks.errors import TaskError
 from mnist_tasks.workspace import Workspace
 
@@ -26,29 +32,30 @@ SERVICES = {
 
 
 def main() -> int:
-    """Serve until told to stop; the exit status is 0 then, and 1 if Airflow cannot be started or ends by itself."""
+    """Serve until told to stop; the exit status is 0 then, and 2 if Airflow cannot be started or ends by itself."""
     text = os.environ.get("PORT", "8080")
     if not (text.isdecimal() and 1 <= (port := int(text)) <= 65535):
         print(f"failed: PORT={text} is no port number from 1 to 65535", file=sys.stderr)
-        return 1
+        return entry.FAILED
     try:
+        installation.check()
         workspace = Workspace.from_environment()
         workspace.prepare()
         passwords = workspace.root / "airflow" / "passwords.json"
         with local_airflow(workspace, port, passwords, SERVICES, {}) as airflow:
-            with airflow.client():
+            with airflow.client() as client:
+                paused = require_dag(client, airflow.by_hand)
                 print(f"Airflow is up: http://{HOST}:{port}   (Ctrl-C stops it)")
                 print(f"  user      {USER}")
-                print(
-                    f"  password  {airflow.new_password or f'as shown at the first start; it is in {passwords}'}",
-                    flush=True,
-                )
+                print(f"  password  {airflow.new_password or f'as shown at the first start; it is in {passwords}'}")
+                if paused:
+                    print(paused)
             while True:
                 airflow.check_services()
                 time.sleep(1)
     except (LaunchError, TaskError) as error:
         print(f"failed: {error}", file=sys.stderr)
-        return 1
+        return entry.FAILED
     except Stopped:
         print("stopped")
         return 0
@@ -56,4 +63,4 @@ def main() -> int:
 
 if __name__ == "__main__":
     stop_on_signals()
-    sys.exit(main())
+    entry.end(main())

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from surroundings import FOREIGN, FOREIGN_NAMES
 
 from mnist_tasks.config import TrainConfig
 from mnist_tasks.dataset import Digits
@@ -22,8 +23,11 @@ from tests.helpers import COUNTS
 
 # Airflow reads its settings when it is imported: by the test modules, after this one.
 TEST_HOME = Path(tempfile.mkdtemp(prefix="mnist-tests-"))
-for name in [name for name in os.environ if name.startswith(("AIRFLOW", "MNIST"))]:
+# And nothing that a user's environment has for other programs may matter to a test.
+for name in [name for name in os.environ if name.startswith((*FOREIGN, "MNIST")) or name.lower().endswith("_proxy")]:
     del os.environ[name]
+for name in FOREIGN_NAMES:
+    os.environ.pop(name, None)
 os.environ |= {
     "AIRFLOW_HOME": str(TEST_HOME / "airflow"),
     "AIRFLOW__CORE__DAGS_FOLDER": str(PROJECT / "dags"),

@@ -1,10 +1,10 @@
 """Breaks a writer of the model directory at every file-system step, and looks at what is left.
 
-`python -m tests.crash_points FOLDER` tries publishing, rolling back and pruning. It counts the calls by which Python
-reaches the file system: opening, writing, syncing, renaming, linking, removing. Before each of them in turn the writer,
-a process of its own, is killed with SIGKILL; or, if the call takes space, fails as on a full disk. What a concurrent
-reader could see at any time is what is there after one of these kills. Prints how many points were tried; an
-AssertionError tells what broke.
+`python -m tests.crash_points FOLDER` tries publishing, rolling back, pruning, retiring and its undoing. It counts the
+calls by which Python reaches the file system: opening, writing, syncing, renaming, linking, removing. Before each of
+them in turn the writer, a process of its own, is killed with SIGKILL; or, if the call takes space, fails as on a full
+disk. What a concurrent reader could see at any time is what is there after one of these kills. Prints how many points
+were tried; an AssertionError tells what broke.
 
 A program of its own, as it forks, which a process that has used TensorFlow cannot do safely.
 """
@@ -18,12 +18,14 @@ import shutil
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import BuiltinFunctionType, FrameType
 from typing import Any
 
-from mnist_tasks.errors import ModelError
-from mnist_tasks.registry import ModelDirectory
+from mnist_tasks.errors import InputError, ModelError
+from mnist_tasks.registry import REPAIR, ModelDirectory
+from mnist_tasks.repair import problems, repair
 from tests.helpers import publish, stand_in
 
 TAKES_SPACE = {"write", "sendfile", "mkdir", "symlink", "link", "fsync", "flush"}
@@ -39,8 +41,10 @@ OPERATIONS: dict[str, Operation] = {
         reason="a test", published_by="back", once=True, load_test=lambda _: None
     ),
     "prune": lambda models: models.prune(keep=1),
+    "retire": lambda models: models.retire("a test", "me"),
+    "undo": lambda models: models.rollback(reason="a test", published_by="undo", once=True, load_test=lambda _: None),
 }
-CHAMPION_AFTER = {"publish": 5, "rollback": 5, "prune": 4}
+CHAMPION_AFTER = {"publish": 5, "rollback": 5, "prune": 4, "undo": 5}
 
 
 def prepare(models: ModelDirectory) -> None:
@@ -139,6 +143,48 @@ def publish_another(models: ModelDirectory, used: set[int]) -> None:
     assert not list(models.root.glob("pruned/.*"))
 
 
+def look_at_retirement(name: str, models: ModelDirectory) -> None:
+    """After a kill the directory is whole, or what is wrong names `repair`, after which it is; nothing is lost."""
+    found = problems(models)
+    assert all(REPAIR in problem for problem in found), found
+    if found:
+        list(repair(models, models.root.parent / "runs", "me", load_test=lambda _: None))
+    assert problems(models) == []
+    served = [version.number for version in models.served()]
+    champion = models.champion()
+    assert served == ([] if champion is None else list(range(1, champion.number + 1))), served
+    assert [version.number for version in models.versions()][:4] == [1, 2, 3, 4]
+    # The same again ends it, whatever the repair has made of what was begun.
+    with suppress(InputError):
+        OPERATIONS[name](models)
+    champion = models.champion()
+    assert (champion.number if champion else None) == CHAMPION_AFTER.get(name)
+    assert problems(models) == []
+
+
+def try_retirement(name: str, folder: Path, full_disk: bool) -> int:
+    """Break retiring, or undoing it, at every step; how many there were."""
+    start = folder / "retirement"
+    shutil.rmtree(start, ignore_errors=True)
+    shutil.copytree(folder / "start", start, symlinks=True)
+    if name == "undo":
+        OPERATIONS["retire"](ModelDirectory(start / "models"))
+    for stop in range(1, 10_000):
+        for repaired in (True,) if full_disk else (True, False):
+            home = folder / "home"
+            shutil.rmtree(home, ignore_errors=True)
+            shutil.copytree(start, home, symlinks=True)
+            models = ModelDirectory(home / "models")
+            ended = run_until(OPERATIONS[name], models, stop, full_disk)
+            if ended == "complete":
+                return stop - 1
+            if not repaired:
+                with suppress(InputError):
+                    OPERATIONS[name](models)
+            look_at_retirement(name, models)
+    raise AssertionError(f"{name} has no end")
+
+
 def try_all(name: str, folder: Path, full_disk: bool) -> int:
     """Break one operation at every step; how many there were."""
     start = folder / "start" / "models"
@@ -202,8 +248,9 @@ def two_at_once(models: ModelDirectory, names: list[str], replaces: int | None) 
 def main(folder: Path) -> None:
     prepare(ModelDirectory(folder / "start" / "models"))
     for name in OPERATIONS:
-        print(f"{name}: killed at {try_all(name, folder, full_disk=False)} points", flush=True)
-        print(f"{name}: no space left at {try_all(name, folder, full_disk=True)} points", flush=True)
+        attempt = try_retirement if name in ("retire", "undo") else try_all
+        print(f"{name}: killed at {attempt(name, folder, full_disk=False)} points", flush=True)
+        print(f"{name}: no space left at {attempt(name, folder, full_disk=True)} points", flush=True)
     print(f"two runs promote at once: {race(folder, 100, same_run=False)} rounds", flush=True)
     print(f"one run promotes twice at once: {race(folder, 100, same_run=True)} rounds", flush=True)
 

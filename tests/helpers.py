@@ -32,6 +32,7 @@ ANYTHING = {
     "max_regression": 1,
     "max_digit_regression": 1,
     "max_loss_increase": 100,
+    "max_champion_drop": 1,
 }
 LENIENT = Policy(**ANYTHING)
 

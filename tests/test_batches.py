@@ -10,15 +10,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image, ImageDraw
 
 from mnist_tasks.config import DataRules
 from mnist_tasks.dataset import Dataset, Digits, UInt8
 from mnist_tasks.errors import InputError
 from mnist_tasks.inbox import SETTLED, find_batches
 from mnist_tasks.load import load
+from mnist_tasks.registry import ModelDirectory
 from mnist_tasks.sources import MNIST_DIGEST
 from mnist_tasks.workspace import Workspace
-from tests.forms import FORMS, done, write_npz, write_pngs
+from tests.forms import FORMS, done, idx, write_npz, write_pngs
+from tests.helpers import publish, stand_in
 
 HELD_OUT = 3000
 
@@ -221,3 +224,202 @@ def test_the_inbox_is_in_the_workspace_unless_one_is_named(tmp_path: Path) -> No
         InputError, match=r"^inbox: .*/nowhere is no folder; make it, name another one, or use inbox=none$"
     ):
         find_batches(tmp_path / "nowhere")
+
+
+def clothes(count: int) -> UInt8:
+    """Shirts, trousers, shoes, bags and dresses with a texture, white on black."""
+    shapes: list[list[tuple[float, ...]]] = [
+        [(8, 4, 19, 25), (2, 6, 8, 12), (19, 6, 25, 12)],
+        [(9, 2, 18, 8), (9, 8, 12, 26), (15, 8, 18, 26)],
+        [(2, 14, 26, 20), (16, 8, 24, 14)],
+        [(5, 10, 23, 25), (9, 5, 19, 10)],
+        [(11, 3, 17, 12), (8, 12, 20, 26)],
+    ]
+    images = []
+    for number in range(count):
+        rng = np.random.default_rng(number)
+        image = Image.new("L", (28, 28))
+        for shape in shapes[number % len(shapes)]:
+            ImageDraw.Draw(image).rectangle(shape, fill=200)
+        pixels = np.asarray(image) * (1 + rng.normal(0, 0.15, (28, 28)))
+        images.append(np.roll(pixels, rng.integers(-2, 3, 2), (0, 1)).clip(0, 255).astype(np.uint8))
+    return np.stack(images)
+
+
+def noise(count: int) -> UInt8:
+    return np.random.default_rng(0).integers(0, 256, (count, 28, 28), dtype=np.uint8)
+
+
+def shuffled(images: UInt8) -> UInt8:
+    """Noise with the pixels of digits."""
+    return np.random.default_rng(0).permuted(images.reshape(len(images), -1), axis=1).reshape(images.shape)
+
+
+def test_nothing_but_digits_as_they_are_gets_into_the_test_set(
+    base: Path, held_out: tuple[UInt8, UInt8], inbox: Path, tmp_path: Path
+) -> None:
+    count = 300
+    images, labels = (array[:count] for array in held_out)
+    done(write_npz(inbox / "noise", noise(count), labels, "test"))
+    done(write_npz(inbox / "shuffled", shuffled(images), labels, "test"))
+    done(write_npz(inbox / "clothes", clothes(count), (np.arange(count) % 5).astype(np.uint8), "test"))
+    done(write_npz(inbox / "transposed", images.swapaxes(1, 2), labels, "test"))
+    done(write_npz(inbox / "mislabelled", images, (labels + 1) % 10, "test"))
+    done(write_npz(inbox / "faint", (images * 0.6).astype(np.uint8), labels, "test"))
+    done(write_npz(inbox / "zz good", images, labels, "test"))
+
+    loaded = load(str(base), tmp_path / "datasets", inbox=inbox, run=tmp_path / "run")
+
+    found = batches(tmp_path / "run")
+    reasons = {name: failed(batch) for name, batch in found.items()}
+    assert reasons.pop("zz good.npz") == set()
+    assert all(reasons.values()), reasons
+    assert (loaded.test_images, loaded.batches, loaded.quarantined) == (10_000 + count, 1, 6)
+    assert reasons["mislabelled.npz"] == {"max_wrong_labels"}
+    assert reasons["faint.npz"] == {"max_pixel_drift"}
+    transposed = found["transposed.npz"]
+    assert "max_wrong_labels" in failed(transposed)
+    assert "the digits look transposed, as EMNIST stores them: transpose them" in transposed["reason"]
+    assert {check["slice"] for check in transposed["checks"] if check["rule"] == "max_wrong_labels"} == {"test"}
+
+
+@pytest.mark.parametrize("count", [1, 20])
+def test_a_handful_of_honest_test_images_goes_in(
+    count: int, base: Path, held_out: tuple[UInt8, UInt8], inbox: Path, tmp_path: Path
+) -> None:
+    for start in (0, 1000, 2000):
+        some = slice(start, start + count)
+        done(write_npz(inbox / f"from {start}", held_out[0][some], held_out[1][some], "test"))
+
+    assert load(str(base), tmp_path / "datasets", inbox=inbox).test_images == 10_000 + 3 * count
+
+
+def test_batches_together_bring_a_bounded_share_of_the_test_set(
+    base: Path, held_out: tuple[UInt8, UInt8], inbox: Path, tmp_path: Path
+) -> None:
+    for name, start, end in (("a", 0, 600), ("b", 600, 1200), ("c", 1200, 1700)):
+        done(write_npz(inbox / name, held_out[0][start:end], held_out[1][start:end], "test"))
+
+    loaded = load(str(base), tmp_path / "datasets", inbox=inbox, run=tmp_path / "run")
+
+    found = batches(tmp_path / "run")
+    assert {name: batch["verdict"] for name, batch in found.items()} == {
+        "a.npz": "merged",
+        "b.npz": "quarantined",
+        "c.npz": "merged",
+    }
+    words = "1,200 of 11,200 test images (10.71%) come from batches with this one, more than the allowed 10.00%"
+    assert words in found["b.npz"]["reason"]
+    assert loaded.test_images == 11_100
+    raised = load(str(base), tmp_path / "datasets", inbox=inbox, rules=DataRules(max_test_share=0.2))
+    assert raised.test_images == 11_700
+    assert load(str(base), tmp_path / "datasets", inbox=inbox, rules=DataRules(max_test_share=0)).test_images == 10_000
+
+
+def test_the_sources_own_test_images_come_first_and_are_counted(
+    base: Path, npz: Path, digits: Digits, held_out: tuple[UInt8, UInt8], inbox: Path, tmp_path: Path
+) -> None:
+    some = slice(2000, 2050)
+    done(write_npz(inbox / "more", held_out[0][some], held_out[1][some], "test"))
+    mnist = Dataset(tmp_path / load(str(base), tmp_path, inbox=inbox).digest)
+    own = Dataset(tmp_path / load(str(npz), tmp_path, inbox=inbox, run=tmp_path / "run").digest)
+
+    assert (len(mnist.labels("test")), len(own.labels("test"))) == (10_050, 550)
+    assert [mnist.description()[key] for key in ("fixed_test_images", "test_set")] == [10_000, "mnist"]
+    assert [own.description()[key] for key in ("fixed_test_images", "test_set")] == [500, "own"]
+    assert np.array_equal(own.array("x_test")[:500], digits.x_test)
+    (note,) = [check for check in report(tmp_path / "run")["checks"] if check["rule"] == "test_set"]
+    assert note["message"].startswith("the source brings its own test set of 500 images")
+
+
+def test_a_dataset_of_an_older_release_learns_which_test_images_are_the_sources(tmp_path: Path) -> None:
+    path = tmp_path / load("builtin", tmp_path).digest / "dataset.json"
+    whole = json.loads(path.read_text())
+    old = {key: value for key, value in whole.items() if "test_set" not in key and key != "fixed_test_images"}
+    path.write_text(json.dumps(old))
+
+    assert load("builtin", tmp_path).reused
+    now = json.loads(path.read_text())
+    assert now == whole
+    assert (now["fixed_test_images"], now["test_set"]) == (10_000, "mnist")
+
+
+def test_a_source_that_changes_the_test_set_says_so(
+    npz: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    home = Workspace(tmp_path / "home")
+    metadata = {**stand_in("first", tmp_path)["metadata"], "dataset": load("builtin", home.datasets).digest}
+    publish(ModelDirectory(home.models), "first", None, metadata=metadata)
+
+    load("builtin", home.datasets, models=home.models)
+    assert "test set" not in caplog.text
+    load(str(npz), home.datasets, models=home.models)
+
+    assert "own test set of 500 images" in caplog.text
+    assert (
+        "that of the champion's data was MNIST's, so that scores published until now cannot be compared" in caplog.text
+    )
+
+
+KAGGLE = {"train-images-idx3-ubyte": 0, "train-labels-idx1-ubyte": 1}
+
+
+@pytest.mark.parametrize("form", ["folders", "dots", "dots in folders", "both"])
+def test_the_forms_of_kaggles_archive_are_read(
+    form: str, base: Path, held_out: tuple[UInt8, UInt8], inbox: Path, tmp_path: Path
+) -> None:
+    for name, which in KAGGLE.items():
+        dotted = name.replace("-idx", ".idx")
+        for path in {
+            "folders": [f"{name}/{name}"],
+            "dots": [dotted],
+            "dots in folders": [f"{dotted}/{name}"],
+            "both": [f"{name}/{name}", dotted],
+        }[form]:
+            file = inbox / "archive" / path
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(idx(held_out[which][:100]))
+    done(inbox / "archive")
+
+    assert load(str(base), tmp_path / "datasets", inbox=inbox).train_images == 12_100
+
+
+def test_folders_named_as_idx_files_with_nothing_in_them_are_quarantined_by_name(
+    base: Path, inbox: Path, tmp_path: Path
+) -> None:
+    for name in KAGGLE:
+        (inbox / "archive" / name).mkdir(parents=True)
+    done(inbox / "archive")
+
+    assert load(str(base), tmp_path / "datasets", inbox=inbox, run=tmp_path / "run").quarantined == 1
+    assert (
+        "archive has folders with the names of IDX files and no such file"
+        in report(tmp_path / "run")["batches"][0]["reason"]
+    )
+    with pytest.raises(InputError, match="archive has folders with the names of IDX files"):
+        load(str(inbox / "archive"), tmp_path / "datasets")
+
+
+@pytest.mark.parametrize(
+    "where", ["mnist_tasks.sources.checked_labels", "mnist_tasks.load.validate", "mnist_tasks.load._draw"]
+)
+def test_an_error_that_nobody_thought_of_quarantines_the_batch_and_leaves_a_trace(
+    where: str,
+    held_out: tuple[UInt8, UInt8],
+    inbox: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    done(write_npz(inbox / "odd", held_out[0][:100], held_out[1][:100]))
+    load("builtin", tmp_path / "datasets")
+
+    def fail(*_: object, **__: object) -> None:
+        raise TypeError("what is this?")
+
+    monkeypatch.setattr(where, fail)
+    loaded = load("builtin", tmp_path / "datasets", inbox=inbox, run=tmp_path / "run")
+
+    assert (loaded.digest, loaded.quarantined) == (MNIST_DIGEST, 1)
+    assert "odd.npz cannot be taken in: TypeError: what is this?" in report(tmp_path / "run")["batches"][0]["reason"]
+    assert "Traceback" in caplog.text

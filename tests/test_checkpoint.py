@@ -17,6 +17,9 @@ import pytest
 
 from mnist_tasks.checkpoint import Checkpoint, Progress
 from mnist_tasks.config import TrainConfig
+from mnist_tasks.dataset import Digits
+from mnist_tasks.load import load
+from mnist_tasks.normalize import normalize
 from mnist_tasks.train import train
 from mnist_tasks.workspace import Workspace
 from tests.helpers import small_disk
@@ -110,9 +113,11 @@ def test_a_retry_with_less_memory_streams_the_images_and_ends_with_the_same_bits
 
 
 def test_a_checkpoint_of_another_dataset_is_refused(
-    dataset: Path, interrupted: Path, caplog: pytest.LogCaptureFixture
+    digits: Digits, interrupted: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    other = dataset.rename(dataset.with_name("0" * 64))
+    np.savez(tmp_path / "other.npz", **{**vars(digits), "x_test": digits.x_test[:-1], "y_test": digits.y_test[:-1]})
+    other = tmp_path / load(str(tmp_path / "other.npz"), tmp_path).digest
+    normalize(other)
 
     train(other, TrainConfig(epochs=3), interrupted)
 

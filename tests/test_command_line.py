@@ -189,7 +189,7 @@ def test_what_was_repaired_is_said_although_a_later_step_fails(
 
     assert status == 2
     assert text.startswith("restored ")
-    assert errors == "failed: [Errno 28] No space left on device\n"
+    assert errors == "failed: [Errno 28] No space left on device; version 2 is champion\n"
 
 
 @pytest.mark.usefixtures("untested")
@@ -254,7 +254,7 @@ def test_a_rollback_goes_to_the_version_that_is_asked_for(command: Command, mode
     [
         ((), "the following arguments are required: --reason"),
         (("--reason", " "), "failed: reason: a reason is needed"),
-        (("--reason", "x", "--to", 7), "has no version 7; it has 1, 2"),
+        (("--reason", "x", "--to", 7), "has no version 7; it has 1, 2; version 2 is champion"),
         (("--reason", "x", "--to", 2), "failed: version 2 is champion already; name another one"),
         (("--reason", "x", "--to", "one"), "invalid int value: 'one'"),
     ],
@@ -458,9 +458,64 @@ def test_commands_that_only_read_print_json_of_one_kind(command: Command, models
         assert isinstance(json.loads(command(*arguments, "--json")[1]), kind)
 
 
-def test_retire_leaves_no_champion_and_says_so(command: Command, models: ModelDirectory) -> None:
+@pytest.mark.usefixtures("untested")
+def test_retire_leaves_no_champion_and_rollback_undoes_it(command: Command, models: ModelDirectory) -> None:
     status, text, _ = command("models", "retire", "--reason", "nothing loads after the upgrade")
 
     assert (status, "is champion no more" in text) == (0, True)
+    assert "To undo it: models rollback --reason ..." in text
     assert models.champion() is None
+    assert not [path for path in models.root.iterdir() if path.name.isdecimal()]  # what TF Serving would take
     assert command("models", "retire", "--reason", "again")[0] == 2
+    assert command("models", "verify")[0] == 0
+    assert command("models", "repair") == (0, "nothing to repair\n", "")
+    status, text, errors = command("models", "list")
+    assert (status, errors) == (0, "")
+    assert [line.split()[0] for line in text.splitlines()[1:]] == ["1", "2"]
+    assert [line.split()[-1] for line in text.splitlines()[1:]] == ["retired", "retired"]
+    assert command("models", "show", 2)[0] == 0
+
+    answer = command("models", "rollback", "--reason", "the upgrade was taken back")
+
+    assert answer == (0, "version 3 is champion: version 2 again, instead of none\n", "")
+    assert command("models", "verify")[0] == 0
+    assert [row["retired"] for row in json.loads(command("models", "list", "--json")[1])] == [False] * 3
+
+
+def test_repair_says_that_no_champion_is_left(command: Command, models: ModelDirectory, workspace: Workspace) -> None:
+    shutil.rmtree(workspace.root / "runs")
+    for number in (1, 2):
+        (models.root / str(number) / "model.keras").write_bytes(b"")
+
+    status, text, errors = command("models", "repair")
+
+    assert (status, errors) == (1, "")
+    assert text.startswith("no version is left: there is no champion now\n")
+    assert command("models", "repair") == (1, "no version is left: there is no champion now\n", "")
+    assert command("models", "verify")[0] == 0
+
+
+@pytest.mark.usefixtures("untested")
+def test_a_failure_after_the_link_has_moved_says_who_is_champion(
+    command: Command, models: ModelDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    assert models.standing() == "version 2 is champion"
+    monkeypatch.setattr(ModelDirectory, "append", full)
+
+    status, text, errors = command("models", "rollback", "--reason", "x")
+
+    assert (status, text) == (2, "")
+    assert errors == "failed: [Errno 28] No space left on device; version 3 is champion\n"
+
+
+def test_a_failure_before_the_link_has_moved_says_who_is_champion(command: Command, models: ModelDirectory) -> None:
+    (models.root / "1" / "model.keras").write_bytes(b"")
+
+    status, _, errors = command("models", "rollback", "--reason", "x")
+
+    assert status == 2
+    assert errors.startswith("failed: version 1 is damaged: ")
+    assert errors.endswith("; version 2 is champion\n")

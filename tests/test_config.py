@@ -59,6 +59,7 @@ BAD_VALUES: list[tuple[str, Any, str]] = [
     ("min_digit_precision", -1, "-1 is less than the minimum of 0"),
     ("max_digit_regression", 2, "2 is greater than the maximum of 1"),
     ("max_loss_increase", -0.1, "-0.1 is less than the minimum of 0"),
+    ("max_champion_drop", 1.5, "1.5 is greater than the maximum of 1"),
     ("min_support", 0, "0 is less than the minimum of 1"),
     ("when_unchanged", "ignore", "'ignore' is not one of ['skip', 'retrain', None]"),
     ("on_rejection", "ignore", "'ignore' is not one of ['skip', 'fail']"),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +19,14 @@ from PIL import Image
 from mnist_tasks import figures
 from mnist_tasks.config import TrainConfig
 from mnist_tasks.dataset import Dataset
-from mnist_tasks.errors import ModelError
-from mnist_tasks.evaluate import evaluate, table
-from mnist_tasks.files import sha256
+from mnist_tasks.errors import InputError, ModelError, may_pass
+from mnist_tasks.evaluate import Measured, evaluate, table
+from mnist_tasks.files import read_json, sha256
 from mnist_tasks.gate import Policy, decide
-from mnist_tasks.integrity import TOLERANCE
+from mnist_tasks.integrity import TOLERANCE, inspect, inspect_keras_file
 from mnist_tasks.metrics import Metrics, measure
 from mnist_tasks.promote import promote
+from mnist_tasks.registry import ModelDirectory
 from mnist_tasks.train import train
 from mnist_tasks.workspace import Workspace
 from tests.helpers import ANYTHING, LENIENT
@@ -47,6 +50,18 @@ def test_scores_are_those_of_keras(run: Path, dataset: Path) -> None:
     assert evaluation["test_images"] == 500
     assert evaluation["dataset"] == dataset.name
     assert evaluation["champion"] is None
+
+
+@pytest.mark.parametrize("name", ["x_test_normalized", "x_test", "y_test"])
+def test_what_is_measured_on_is_what_was_loaded(name: str, run: Path, dataset: Path, workspace: Workspace) -> None:
+    (run / "evaluation.json").unlink()
+    array = np.load(dataset / f"{name}.npy", mmap_mode="r+")
+    array[len(array) // 2 :] = 0
+    array.flush()
+
+    with pytest.raises(InputError, match=r"does not hold the dataset's images|no longer holds what it is named after"):
+        evaluate(dataset, run, workspace.models)
+    assert not (run / "evaluation.json").exists()
 
 
 def test_the_champion_is_measured_on_the_same_images(
@@ -74,7 +89,8 @@ def test_the_table_is_aligned() -> None:
     perfect = measure(np.eye(10, dtype=np.float32)[labels], labels)
     always_zero = measure(np.eye(10, dtype=np.float32)[np.zeros(10, int)], labels)
 
-    lines = list(table({"candidate": perfect, "champion 7": always_zero}))
+    measured = {"candidate": perfect, "champion 7": always_zero}
+    lines = list(table({name: Measured([], metrics=found, mnist=found) for name, found in measured.items()}))
 
     assert len({len(line) for line in lines[:15]}) == 1
     assert lines[6].split() == ["1", "(1", "images)", "1.000", "1.000", "1.000", "-", "0.000", "0.000"]
@@ -302,3 +318,111 @@ def test_losses_are_compared_only_between_models_trained_for_the_same(dataset: P
         if check.rule == "max_loss_increase"
     )
     assert (check.verdict, "'label_smoothing': 0.1" in check.message) == ("skipped", True)
+
+
+@pytest.mark.parametrize("name", ["training_curves", "confusion_matrix", "worst_mistakes", "recall_by_digit"])
+def test_a_figure_that_fails_costs_a_line_and_not_the_night(
+    name: str,
+    run: Path,
+    dataset: Path,
+    workspace: Workspace,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def broken(*_: Any) -> None:
+        raise RuntimeError("latex could not be found")
+
+    monkeypatch.setattr(figures, name, broken)
+    evaluate(dataset, run, workspace.models)
+    promote(run, workspace.models, LENIENT)
+
+    (line,) = (record.getMessage() for record in caplog.records if record.levelno == logging.WARNING)
+    figure = {"training_curves": "training", "confusion_matrix": "confusion", "worst_mistakes": "mistakes"}.get(name)
+    path = f"figures/{figure or 'recall'}.png"
+    assert line == f"{Path(path).name} is not drawn, and all goes on without it: RuntimeError: latex could not be found"
+    assert not (run / path).exists()  # nor the one of an earlier try
+    version = ModelDirectory(workspace.models).version("1")
+    assert (path in version.card(), version.card().count("![")) == (False, 3)
+    assert ModelDirectory(workspace.models).damage(version) == []
+
+
+def test_without_matplotlib_there_are_no_figures_and_all_else(
+    run: Path,
+    dataset: Path,
+    workspace: Workspace,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.delattr("mnist_tasks.figures")
+    monkeypatch.setitem(sys.modules, "mnist_tasks.figures", None)
+
+    assert evaluate(dataset, run, workspace.models).accuracy
+    assert "no figure is drawn, as matplotlib cannot be imported: ModuleNotFoundError" in caplog.text
+
+
+# Reading this gives EIO, as a share does that hiccups.
+EIO = Path("/proc/self/mem")
+
+
+@pytest.mark.parametrize("name", ["saved_model.pb", "variables/variables.index"])
+def test_a_file_of_the_saved_model_that_cannot_be_read_now_is_no_finding(name: str, run: Path, dataset: Path) -> None:
+    (run / "saved_model" / name).unlink()
+    (run / "saved_model" / name).symlink_to(EIO)
+
+    with pytest.raises(OSError, match="Input/output error"):
+        inspect(run / "model.keras", run / "saved_model", Dataset(dataset).array("x_test")[:10])
+
+
+def test_a_keras_file_that_cannot_be_read_now_is_no_finding(run: Path, dataset: Path) -> None:
+    (run / "model.keras").unlink()
+    (run / "model.keras").symlink_to(EIO)
+
+    with pytest.raises(OSError, match="Input/output error"):
+        inspect_keras_file(run / "model.keras", Dataset(dataset).array("x_test")[:10])
+
+
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError(), OSError(errno.ESTALE, "Stale file handle"), tf.errors.ResourceExhaustedError(None, None, "")],
+)
+def test_what_may_pass_while_a_model_is_loaded_goes_through(
+    error: Exception, run: Path, dataset: Path, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr("keras.saving.load_model", fail)
+
+    with pytest.raises(type(error)):
+        evaluate(dataset, run, workspace.models)
+
+
+@pytest.mark.usefixtures("champion")
+@pytest.mark.parametrize("method", ["champion", "verify"])
+def test_a_champion_that_cannot_be_read_now_is_not_refused(
+    method: str, run: Path, dataset: Path, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether the model directory lets the system's own error through, or says what it was doing."""
+    for wrapped in (False, True):
+
+        def fail(*_: Any, wrapped: bool = wrapped) -> None:
+            try:
+                raise OSError(errno.EIO, "Input/output error")
+            except OSError as error:
+                if wrapped:
+                    raise ModelError("version 1 is damaged") from error
+                raise
+
+        monkeypatch.setattr(ModelDirectory, method, fail)
+        with pytest.raises((OSError, ModelError)) as raised:
+            evaluate(dataset, run, workspace.models)
+        assert may_pass(raised.value)
+
+
+def test_a_document_that_cannot_be_read_now_is_not_called_damaged(tmp_path: Path) -> None:
+    (tmp_path / "evaluation.json").symlink_to(EIO)
+    with pytest.raises(OSError, match="Input/output error"):
+        read_json(tmp_path / "evaluation.json", "evaluate")
+
+    with pytest.raises(ModelError, match="clear the evaluate task"):
+        read_json(tmp_path / "missing.json", "evaluate")

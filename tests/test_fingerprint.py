@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ import pytest
 
 from mnist_tasks import fingerprint
 from mnist_tasks.config import TrainConfig
+from mnist_tasks.errors import ModelError
 from mnist_tasks.files import sha256
 from mnist_tasks.fingerprint import unchanged
-from mnist_tasks.gate import Policy
+from mnist_tasks.gate import Approval, Policy
 from mnist_tasks.promote import promote
 from mnist_tasks.registry import ModelDirectory, Version
 from mnist_tasks.workspace import Workspace
@@ -253,3 +255,123 @@ def test_deciding_so_needs_neither_tensorflow_nor_numpy(night: Night) -> None:
     command = [sys.executable, "-c", script, night.digest, *folders]
 
     assert subprocess.run(command, check=True, capture_output=True, text=True).stdout == "True set()\n"
+
+
+STRICT = Policy(**{**ANYTHING, "min_accuracy": 0.99})
+OTHER = "d" * 64  # another night's data
+
+
+class After:
+    """The nights after one whose candidate, from other data, was rejected."""
+
+    def __init__(self, night: Night, approval: Approval | None = None, policy: Policy = STRICT) -> None:
+        self.night, self.policy = night, policy
+        self.run = night.other("rejected", dataset=OTHER)
+        if approval:
+            document = json.loads((self.run / "evaluation.json").read_text())
+            champion = {**document["candidate"], "version": night.champion.number}
+            (self.run / "evaluation.json").write_text(json.dumps({**document, "champion": champion}))
+            approval = replace(approval, evaluation=sha256(self.run / "evaluation.json"))
+            promote(self.run, night.workspace.models, policy, approval)
+        else:
+            night.promote(self.run, policy)
+
+    def ends(self, **changed: Any) -> str | None:
+        return self.night.ends(**{"digest": OTHER, "policy": self.policy, **changed})
+
+
+def test_a_night_like_the_one_that_was_rejected_ends_and_says_so(night: Night) -> None:
+    reason = After(night).ends()
+
+    assert reason
+    assert reason.startswith("nothing has changed since the candidate of rejected was rejected (accuracy 0.8")
+    assert "the gate or the champion, so that training would give the same weights and the gate the same" in reason
+    assert reason.endswith("trigger a run with when_unchanged=retrain")
+    decision = json.loads((night.workspace.run("tonight") / "decision.json").read_text())
+    assert (decision["outcome"], decision["rejected_in"], decision["champion_version"]) == ("unchanged", "rejected", 1)
+
+
+def test_a_rejection_that_a_night_went_without_training_for_is_still_the_last(night: Night) -> None:
+    after = After(night)
+    shutil.rmtree(after.run)  # as a tidy night may
+
+    assert after.ends()
+    assert after.ends()
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"digest": "e" * 64},
+        {"config": TrainConfig(epochs=4)},
+        {"policy": Policy(**{**ANYTHING, "min_accuracy": 0.98})},
+        {"policy": Policy(**{**ANYTHING, "min_accuracy": 0.99}, force=True, force_reason="Ada")},
+    ],
+)
+def test_after_a_rejection_any_change_is_a_reason_to_train(night: Night, changed: dict[str, Any]) -> None:
+    after = After(night)
+    assert after.ends(policy=Policy(**{**ANYTHING, "min_accuracy": 0.99}, on_rejection="fail"))
+
+    assert after.ends(**changed) is None
+
+
+def test_after_a_rejection_another_champion_is_a_reason_to_train(night: Night) -> None:
+    after = After(night)
+    night.promote(night.other("better", dataset="b" * 64))
+
+    assert after.ends() is None
+
+
+def test_a_rejection_before_there_was_a_champion_counts_as_well(workspace: Workspace, digest: str, run: Path) -> None:
+    promote(run, workspace.models, STRICT)
+
+    tonight = (CONFIG, STRICT, workspace.run("tonight"), workspace.models)
+    assert unchanged(digest, *tonight)
+    assert unchanged("f" * 64, *tonight) is None
+
+
+def test_a_persons_no_counts_and_no_answer_does_not(night: Night) -> None:
+    no = Approval("", False, "Ada", "2026-11-24T02:00:00+00:00", "odd on 7")
+    reason = After(night, no, LENIENT).ends()
+    assert reason
+    assert "(rejected by Ada: odd on 7)" in reason
+    shutil.rmtree(night.workspace.run("rejected"))
+    (night.models.root / "rejected.json").unlink()
+
+    assert After(night, replace(no, by=None), LENIENT).ends() is None
+
+
+def test_what_was_refused_is_trained_again(night: Night) -> None:
+    run = night.other("refused", dataset=OTHER)
+    evaluation = json.loads((run / "evaluation.json").read_text())
+    evaluation["candidate"]["integrity"] = []
+    (run / "evaluation.json").write_text(json.dumps(evaluation))
+    with pytest.raises(ModelError, match="refused"):
+        night.promote(run)
+
+    assert night.ends(digest=OTHER) is None
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"champion_version": 1}', '{"run_id": "x", "fingerprint": 3'])
+def test_a_damaged_record_of_the_rejection_is_a_reason_to_train(
+    night: Night, text: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    after = After(night)
+    (night.models.root / "rejected.json").write_text(text)
+
+    assert after.ends() is None
+    assert "the last rejection is not known" in caplog.text
+
+
+def test_a_candidate_of_before_the_fingerprint_leaves_no_record(night: Night) -> None:
+    run = night.other("old")
+    training = json.loads((run / "training.json").read_text())
+    del training["fingerprint"]
+    (run / "training.json").write_text(json.dumps(training))
+    evaluation = json.loads((run / "evaluation.json").read_text())
+    evaluation["training_sha256"] = sha256(run / "training.json")
+    (run / "evaluation.json").write_text(json.dumps(evaluation))
+
+    night.promote(run, STRICT)
+
+    assert not (night.models.root / "rejected.json").exists()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import json
 import os
 import pickle
 import re
@@ -39,6 +40,7 @@ from tests.helpers import COUNTS
 MEMORY = 384 << 20
 HANGS = 60  # seconds after which something is taken to hang
 IMAGES = 20
+SPOILED = 150
 X, Y = IDX_FILES["x_train"], IDX_FILES["y_train"]
 
 RNG = np.random.default_rng(0)
@@ -345,7 +347,7 @@ case("an empty folder", "none of the forms", partial(made, Path.mkdir))
 case(
     "a folder of empty folders", "the train set is empty", partial(made, lambda path: (path / "7").mkdir(parents=True))
 )
-case("pipe", "does not exist", partial(made, os.mkfifo))
+case("pipe", "is neither a file nor a folder", partial(made, os.mkfifo))
 case("nothing", "does not exist", partial(made, str))
 case("link to nowhere", "does not exist", partial(made, lambda path: path.symlink_to("gone")))
 case("link in a circle", "does not exist|corrupt", partial(made, lambda path: path.symlink_to("batch")))
@@ -472,3 +474,52 @@ def test_hostile_batches_are_quarantined_and_the_good_one_goes_in(digits: Digits
 
     assert (loaded.batches, loaded.quarantined) == (1, dropped - 1)
     assert (tmp_path / "run" / "data" / "validation.json").read_text(encoding="utf-8")
+
+
+def spoiled(path: Path, rng: np.random.Generator) -> None:
+    """Do to a batch's file what copying, unpacking, renaming and broken disks do."""
+    content = bytearray(path.read_bytes())
+    kind = rng.integers(9)
+    place = int(rng.integers(len(content)))
+    if kind < 4:
+        for at in rng.integers(0, len(content), 1 + 3 * kind):
+            content[at] = rng.integers(256)
+    elif kind == 4:
+        del content[place:]
+    elif kind == 5:
+        content[place:place] = rng.bytes(8)
+    path.unlink()
+    if kind == 6:  # as Kaggle's archive unpacks
+        path.mkdir()
+        (path / path.name).write_bytes(content)
+    elif kind == 7:
+        path.symlink_to(path)
+    elif kind == 8:
+        path.with_name(path.name[::-1]).write_bytes(content)
+    else:
+        path.write_bytes(content)
+
+
+def test_no_batch_ends_load_whatever_was_done_to_it(digits: Digits, npz: Path, tmp_path: Path) -> None:
+    """One load of many batches, each a good one with some of its files spoiled."""
+    inbox, rng = tmp_path / "inbox", np.random.default_rng(0)
+    inbox.mkdir()
+    forms = list(FORMS)
+    for number in range(SPOILED):
+        images, labels = digits.x_train[number * 10 :][:10], digits.y_train[number * 10 :][:10]
+        split = ("train", "test")[number % 2]
+        batch = FORMS[forms[number % 3]](inbox / f"{number}", images, labels, split)
+        done(batch)
+        files = [path for path in ([batch] if batch.is_file() else sorted(batch.rglob("*"))) if path.is_file()]
+        for path in rng.choice(np.array(files, object), 1 + number % 2):
+            if path.is_file():
+                spoiled(path, rng)
+
+    rules = DataRules(max_duplicates=1, max_test_share=1)
+    loaded = load(str(npz), tmp_path / "datasets", inbox=inbox, rules=rules, run=tmp_path / "run")
+
+    report = json.loads((tmp_path / "run" / "data" / "validation.json").read_text(encoding="utf-8"))
+    assert {batch["verdict"] for batch in report["batches"]} <= {"merged", "quarantined", "waiting"}
+    assert loaded.quarantined > SPOILED / 2
+    assert not [batch for batch in report["batches"] if "nobody thought of" in batch["reason"]]
+    COUNTS.append(f"batches spoiled in one load: {SPOILED}, {loaded.quarantined} of them quarantined")

@@ -13,10 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mnist_tasks.dataset import Digits, UInt8
+from mnist_tasks.dataset import Digits, UInt8, scaled
 from mnist_tasks.errors import InputError
 from mnist_tasks.images import prepare, read_digit
-from mnist_tasks.normalize import scaled
 from mnist_tasks.workspace import Workspace
 
 IMAGES = 100

@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from mnist_tasks.config import DataRules
-from mnist_tasks.dataset import Dataset, Digits
+from mnist_tasks.dataset import Dataset, Digits, Split, scaled
 from mnist_tasks.errors import InputError
 from mnist_tasks.load import load
-from mnist_tasks.normalize import normalize, scaled
+from mnist_tasks.normalize import normalize
+
+
+@pytest.fixture(scope="module")
+def loaded(npz: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A snapshot that is not normalized yet."""
+    datasets = tmp_path_factory.mktemp("datasets")
+    return datasets / load(str(npz), datasets).digest
 
 
 @pytest.fixture
-def folder(npz: Path, tmp_path: Path) -> Path:
-    """A snapshot that is not normalized yet."""
-    return tmp_path / load(str(npz), tmp_path).digest
+def folder(loaded: Path, tmp_path: Path) -> Path:
+    """A copy of it."""
+    return shutil.copytree(loaded, tmp_path / loaded.name)
 
 
 def test_every_pixel_value_is_divided_by_255() -> None:
@@ -87,3 +96,57 @@ def test_a_write_that_fails_leaves_nothing_behind(folder: Path, monkeypatch: pyt
 def test_a_folder_without_dataset_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"is no dataset: .*; run the load task first"):
         normalize(tmp_path / "nothing")
+
+
+def change(path: Path, where: int = -1) -> None:
+    """Another bit in a file of the same size."""
+    content = bytearray(path.read_bytes())
+    content[where] ^= 1
+    path.write_bytes(content)
+
+
+def zero(path: Path) -> None:
+    """The second half of an array set to zero, as a disk that lost blocks has it."""
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2].ljust(len(content), b"\0"))
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+@pytest.mark.parametrize("damage", [change, zero], ids=["a bit", "half of it zero"])
+def test_a_file_with_other_values_is_written_again_and_never_used(
+    damage: Callable[[Path], None], split: Split, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    normalize(folder)
+    dataset = Dataset(folder)
+    path = dataset.normalized_path(split)
+    whole = path.read_bytes()
+    damage(path)
+
+    with pytest.raises(InputError, match=rf"{path.name} is missing, or does not hold .*; clear the normalize task"):
+        dataset.verify(split)
+    assert not normalize(folder).reused
+    assert path.read_bytes() == whole
+    assert f"{path} does not hold the dataset's images any more; writing it again" in caplog.text
+    dataset.verify(split)
+
+
+@pytest.mark.parametrize("name", ["x_train", "y_train", "x_test", "y_test"])
+def test_other_raw_arrays_than_load_wrote_are_never_used(name: str, folder: Path) -> None:
+    normalize(folder)
+    change(folder / f"{name}.npy")
+
+    for call in (lambda: normalize(folder), lambda: Dataset(folder).verify("train")):
+        with pytest.raises(
+            InputError, match=rf"{folder} no longer holds what it is named after: .*; clear the load task"
+        ):
+            call()
+
+
+def test_a_dataset_is_verified_without_writing_beside_it(folder: Path) -> None:
+    """So that a version can be reproduced in a workspace that may only be read."""
+    normalize(folder)
+    lock = folder.parent / ".lock"
+    lock.unlink()
+
+    assert normalize(folder).reused
+    assert not lock.exists()

@@ -151,7 +151,7 @@ def test_a_decision_is_written_even_if_publishing_fails(run: Path, workspace: Wo
     with pytest.raises(OSError, match="directory"):
         promote(run, workspace.models, LENIENT)
     decision = json.loads((run / "decision.json").read_text())
-    assert (decision["outcome"], decision["version"]) == ("promoted", None)
+    assert (decision["outcome"], decision["promoted"], decision["version"]) == ("approved", False, None)
 
 
 def test_force_publishes_what_the_gate_rejects_and_says_so_everywhere(run: Path, workspace: Workspace) -> None:
@@ -177,7 +177,7 @@ def test_a_model_that_cannot_be_trusted_is_refused_even_by_force(
     (run / "evaluation.json").write_text(json.dumps(evaluation))
     policy = Policy(**ANYTHING, force=True, force_reason="I want it")
 
-    words = f"refused: the {whose}: a file is damaged; run the repair; the champion stays{way_out}"
+    words = f"refused: the {whose}: a file is damaged; run the repair; there is no champion{way_out}"
     with pytest.raises(ModelError, match=words):
         promote(run, workspace.models, policy)
     decision = json.loads((run / "decision.json").read_text())

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from mnist_tasks.dataset import Dataset
 from mnist_tasks.promote import promote
 from mnist_tasks.workspace import Workspace
 from tests.helpers import LENIENT
@@ -45,6 +46,34 @@ def test_a_version_is_reproduced_bit_for_bit(version: str, published: Workspace)
 
     assert (result.returncode, result.stdout) == (0, "identical\n"), result.stderr
     assert "epoch 3/3" in result.stderr
+
+
+@pytest.mark.parametrize("damage", ["deleted", "zeroed"])
+def test_normalized_images_that_are_gone_or_changed_are_made_again(
+    damage: str, published: Workspace, dataset: Path
+) -> None:
+    path = Dataset(dataset).normalized_path("train")
+    whole = path.read_bytes()
+    if damage == "deleted":
+        path.unlink()
+    else:
+        path.write_bytes(whole[: len(whole) // 2].ljust(len(whole), b"\0"))
+
+    result = reproduce(published, "1")
+
+    assert (result.returncode, result.stdout) == (0, "identical\n"), result.stderr
+    assert path.read_bytes() == whole
+
+
+def test_other_raw_images_than_the_version_was_trained_on_fail(published: Workspace, dataset: Path) -> None:
+    content = bytearray((dataset / "x_train.npy").read_bytes())
+    content[-400] ^= 1
+    (dataset / "x_train.npy").write_bytes(content)
+
+    result = reproduce(published, "1")
+
+    assert result.returncode == 2
+    assert "no longer holds what it is named after" in result.stderr
 
 
 def test_what_differs_is_said(published: Workspace) -> None:

@@ -21,10 +21,21 @@ from sqlalchemy import select
 from starlette.exceptions import HTTPException
 
 from mnist_tasks.errors import InputError, ModelError
+from mnist_tasks.outcome import published_as
 from mnist_tasks.registry import METADATA, ModelDirectory, Version
 from mnist_tasks.workspace import Workspace
 from mnist_ui.charts import Point, line_chart
-from mnist_ui.overview import Overview, Summary, damage, figure, overview, plain_file, published_by, report
+from mnist_ui.overview import (
+    Overview,
+    Summary,
+    damage,
+    figure,
+    overview,
+    plain_file,
+    published_by,
+    report,
+    was_champion,
+)
 
 TRAINING, ROLLBACK = "mnist_training", "mnist_rollback"
 DAG_ID = re.compile(r"[A-Za-z0-9_.-]{1,250}")
@@ -135,6 +146,7 @@ def _point(version: Summary) -> Point:
 def version_page(request: Request, number: Number) -> HTMLResponse:
     """One version: what it is, how good, and how it was made."""
     version, workspace = _version(number), Workspace.from_environment()
+    models = ModelDirectory(workspace.models)
     shown = report(version.folder, workspace.datasets, METADATA)
     return page(
         request,
@@ -142,11 +154,12 @@ def version_page(request: Request, number: Number) -> HTMLResponse:
         title=f"Version {number}",
         shown=shown,
         version=version.number,
-        problems=[*damage(ModelDirectory(workspace.models), version), *shown.problems],
+        problems=[*damage(models, version), *shown.problems],
         images=f"models/{number}",
         run=None,
         tasks=[],
-        versions=[],
+        published=version.number if was_champion(version.number, models) else None,
+        standing=_standing(models),
     )
 
 
@@ -182,14 +195,15 @@ def run_page(request: Request, dag_id: str, run_id: str, session: SessionDep) ->
     if run is None:
         raise HTTPException(404, "There is no such run.")
     workspace = Workspace.from_environment()
-    versions = published_by(run_id, ModelDirectory(workspace.models))
+    models, folder = ModelDirectory(workspace.models), _run_folder(workspace, run_id)
     if dag_id == ROLLBACK:
-        return page(request, "rollback.html", title="Rollback", run=run, versions=versions)
+        versions = published_by(run_id, models)
+        return page(request, "rollback.html", title="Rollback", run=run, versions=versions, standing=_standing(models))
     if dag_id != TRAINING:
         raise HTTPException(404, f"This run is not one of {TRAINING}: it has no model.")
     query = select(TaskInstance).where(TaskInstance.dag_id == dag_id, TaskInstance.run_id == run_id)
     tasks = sorted(session.scalars(query), key=lambda task: (*ORDER, task.task_id).index(task.task_id))
-    shown = report(_run_folder(workspace, run_id), workspace.datasets)
+    shown = report(folder, workspace.datasets)
     return page(
         request,
         "candidate.html",
@@ -200,7 +214,8 @@ def run_page(request: Request, dag_id: str, run_id: str, session: SessionDep) ->
         images=f"runs/{dag_id}/{run_id}",
         run=run,
         tasks=tasks,
-        versions=versions,
+        published=published_as(folder, models),
+        standing=_standing(models),
     )
 
 
@@ -218,6 +233,12 @@ def static(name: str) -> FileResponse:
     if name not in STATIC:
         raise HTTPException(404, "There is no such page.")
     return FileResponse(HERE / "static" / name, media_type=STATIC[name])
+
+
+def _standing(models: ModelDirectory) -> str:
+    """Who is champion now, as a sentence."""
+    standing = models.standing()
+    return f"{standing[0].upper()}{standing[1:]}."
 
 
 def _version(number: str) -> Version:

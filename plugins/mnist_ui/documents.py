@@ -28,6 +28,13 @@ class Digit(Document):
     f1: Share | None = None
 
 
+class OnMnist(Document):
+    """A model on MNIST's own test set; the accuracy is missing if an older release, or nothing, was measured."""
+
+    accuracy: Share | None = None
+    is_test_set: bool = True
+
+
 class Metrics(Document):
     """One model on the test images; all is missing if it could not be measured."""
 
@@ -37,6 +44,7 @@ class Metrics(Document):
     loss: FiniteFloat | None = None
     digits: list[Digit] = []
     confusion: list[list[int]] = []
+    mnist: OnMnist = OnMnist()
 
 
 class Mistake(Document):
@@ -98,14 +106,19 @@ class Decision(Document):
     outcome: str | None = None
     forced: bool = False
     reason: str = ""
+    version: int | None = None
     champion_version: int | None = None
+    rejected_in: str | None = None
+    not_published: str | None = None
     checks: list[Check] = []
     policy: dict[str, Any] = {}
 
     @property
     def verdict(self) -> str:
-        """What the banner says: forced, promoted, unchanged, rejected or refused."""
-        return "forced" if self.forced else self.outcome or ("promoted" if self.promoted else "rejected")
+        """What the gate has said, which publishes nothing by itself: approved, unchanged, rejected or refused."""
+        if self.promoted or self.outcome in ("promoted", "approved"):  # an older release called an approval so
+            return "approved"
+        return self.outcome or "rejected"
 
     @property
     def min_accuracy(self) -> float | None:

@@ -101,7 +101,7 @@ def overview(models: ModelDirectory) -> Overview:
     champion = None
     try:
         champion = models.champion()
-    except ModelError as error:
+    except (ModelError, OSError) as error:
         found.problems.append(str(error))
     found.problems += models.damaged_lines()
     moves = list(_moves(models))
@@ -128,6 +128,11 @@ def published_by(run_id: str, models: ModelDirectory) -> list[int]:
     events = (event for event in _moves(models) if event["to"])
     # An older release wrote no more than the run.
     return [event["to"] for event in events if event.get("published_by", event.get("run_id")) == run_id]
+
+
+def was_champion(number: int, models: ModelDirectory) -> bool:
+    """Whether a version was ever champion: one that a kill has left is not."""
+    return any(event["to"] == number for event in _moves(models))
 
 
 def summary(version: Version, status: str) -> Summary:
@@ -194,6 +199,13 @@ class Report:
         found = {"candidate": self.evaluation.candidate, "champion": self.evaluation.champion}
         return {name: metrics for name, metrics in found.items() if metrics and metrics.accuracy is not None}
 
+    @property
+    def on_mnist(self) -> dict[str, float | None]:
+        """The accuracy of each of these models on MNIST's own test set; empty if that was the test set, or not used."""
+        measured = {name: metrics.mnist for name, metrics in self.models.items()}
+        apart = any(not mnist.is_test_set for mnist in measured.values())
+        return {name: mnist.accuracy for name, mnist in measured.items()} if apart else {}
+
 
 def report(folder: Path, datasets: Path, training: str = "training.json") -> Report:
     """What is known about a candidate, from a run's folder or a version's; for a run still going, what is there so far.
@@ -233,6 +245,8 @@ def damage(models: ModelDirectory, version: Version) -> list[str]:
             return [f"version {version.number} is damaged: {path} is no file of the model directory{WAY_OUT}"]
     try:
         return models.damage(version)
+    except OSError as error:  # which says nothing about the version
+        return [f"whether version {version.number} is damaged cannot be said now: {error}"]
     except ValueError as error:  # a name in metadata.json that no file can have
         return [f"version {version.number} is damaged: {METADATA}: {error}{WAY_OUT}"]
 

@@ -9,7 +9,6 @@ import io
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +18,13 @@ from mnist_tasks.config import DataRules
 from mnist_tasks.dataset import ArrayFile, Digits, UInt8
 from mnist_tasks.images import prepare
 from mnist_tasks.metrics import wilson_interval
+from mnist_tasks.neighbours import TURNS, Reference, features
 from mnist_tasks.sources import read_source
-from mnist_tasks.validation import LEVELS, NEAR, Profile, Reference, distances_to, jensen_shannon
+from mnist_tasks.validation import LEVELS, NEAR, Profile, distances_to, jensen_shannon
 
 BATCH, WRONG = 3000, 0.05
 SIZES, TRIES = (100, 300, 1000), 200
+LOOKED_AT_HERE = 2000
 COPIES = 1000  # test images to disguise
 
 
@@ -47,8 +48,8 @@ def wrong_labels(mnist: Digits, folder: Path, draws: int) -> None:
         changed = rng.choice(BATCH, round(WRONG * BATCH), replace=False)
         labels[changed] = (labels[changed] + rng.integers(1, 10, len(changed))) % 10
         for name, doubted in (
-            ("clean", reference.contradicted(clean)),
-            (f"{WRONG:.0%} wrong", reference.contradicted(replace(clean, labels=labels))),
+            ("clean", reference.contradicted(clean.features(), clean.labels)),
+            (f"{WRONG:.0%} wrong", reference.contradicted(clean.features(), labels)),
         ):
             stopped = {
                 size: np.mean(
@@ -61,6 +62,34 @@ def wrong_labels(mnist: Digits, folder: Path, draws: int) -> None:
             }
             text = ", ".join(f"{share:.1%} of {size}" for size, share in stopped.items())
             print(f"draw {draw}, {name}: {len(doubted) / BATCH:.2%} contradicted; stopped: {text}")
+
+
+def ways_up(mnist: Digits, folder: Path) -> None:
+    """What MNIST's training images say of its test images, as they are, drawn otherwise, and another way up."""
+    base = profile(folder, mnist.x_train, mnist.y_train)
+    reference = Reference.of(base.files[0], base.labels)
+    images, labels = mnist.x_test[:LOOKED_AT_HERE], mnist.y_test[:LOOKED_AT_HERE]
+    rng = np.random.default_rng(0)
+    wrong = np.where(rng.random(len(labels)) < 0.1, (labels + 3) % 10, labels).astype(np.uint8)
+    kinds: dict[str, tuple[UInt8, UInt8]] = {
+        "as they are": (images, labels),
+        **{f"turned by {angle} degrees": (turned(images, angle), labels) for angle in (-20, 20, 30)},
+        "one label in ten wrong": (images, wrong),
+        "noise": (rng.integers(0, 256, images.shape, dtype=np.uint8), labels),
+        "noise of their pixels": (rng.permuted(images.reshape(len(images), -1), axis=1).reshape(images.shape), labels),
+        **{words.split(":")[0]: (np.ascontiguousarray(turn(images)), labels) for words, turn in TURNS.items()},
+    }
+    for name, (some, theirs) in kinds.items():
+        way_up = reference.way_up(some, theirs)
+        contradicted = len(reference.contradicted([features(some)], theirs)) / len(theirs)
+        print(
+            f"{name}: {contradicted:.1%} contradicted, {way_up.upright:.0%} agreed with, {way_up.turned:.0%} another "
+            f"way up{', which is seen' if way_up.wrong else ''}"
+        )
+
+
+def turned(images: UInt8, angle: float) -> UInt8:
+    return np.stack([np.asarray(Image.fromarray(i).rotate(angle, Image.Resampling.BILINEAR)) for i in images])
 
 
 def leakage(mnist: Digits, folder: Path) -> None:
@@ -118,5 +147,6 @@ if __name__ == "__main__":
     digits = read_source("builtin")
     with tempfile.TemporaryDirectory() as temporary:
         wrong_labels(digits, Path(temporary), int(sys.argv[1]) if len(sys.argv) > 1 else 6)
+        ways_up(digits, Path(temporary))
         leakage(digits, Path(temporary))
     drift(digits)

@@ -70,7 +70,7 @@ def fill(home: Path) -> None:
         champion = (number - 1, 0.975 + (number - 1) % 7 / 1000) if number > 1 else None
         document = evaluation(accuracy, champion)
         decision = decide(document["candidate"], document["champion"], Policy(max_regression=1, max_digit_regression=1))
-        assert decision.promoted
+        assert decision.approved
         record = {**asdict(decision), "policy": Policy().model_dump(), "champion_version": number - 1 or None}
         metadata = {**training(name), "run_id": name, "forced": False, "test_accuracy": accuracy}
         files = {}

@@ -26,6 +26,7 @@ from sqlalchemy.orm import joinedload
 
 from mnist_tasks.errors import ModelError
 from mnist_tasks.gate import Policy
+from mnist_tasks.installation import time_to_wait
 from mnist_tasks.registry import ModelDirectory
 from mnist_tasks.workspace import PROJECT, Workspace
 from tests.dags.conftest import DAGS, states
@@ -108,23 +109,6 @@ def test_it_stands_between_evaluate_and_promote_and_waits_as_long_as_is_said(dag
     assert (approve.options, approve.defaults, list(approve.params)) == (["Approve", "Reject"], ["Reject"], ["comment"])
     # That of the work before and after the waiting, during which the task has no process.
     assert approve.execution_timeout == timedelta(minutes=10)
-
-
-@pytest.mark.parametrize(
-    ("text", "time"),
-    [
-        ("", None),
-        ("  ", None),
-        ("5s", timedelta(seconds=5)),
-        ("90m", timedelta(minutes=90)),
-        ("24h", timedelta(days=1)),
-        (" 365d ", timedelta(days=365)),
-    ],
-)
-def test_the_setting_is_a_number_and_a_unit(text: str, time: timedelta | None) -> None:
-    from mnist_common import time_to_wait
-
-    assert time_to_wait("MNIST_APPROVAL", text) == time
 
 
 @pytest.mark.parametrize("text", ["24", "h", "-1h", "0h", "1.5h", "24 h", "1h30m", "366d", "99999999d", "yes", "१h"])
@@ -319,9 +303,8 @@ def test_an_odd_comment_costs_no_answer(params: Any, comment: str, dag: DAG, hom
 )
 def test_the_time_to_wait_is_said_in_words(wait: str, words: str) -> None:
     from mnist_approve import in_words
-    from mnist_common import time_to_wait
 
-    parsed = time_to_wait("MNIST_APPROVAL", wait)
+    parsed = time_to_wait(wait)
 
     assert parsed
     assert in_words(parsed) == words

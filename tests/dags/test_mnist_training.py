@@ -71,8 +71,8 @@ def test_every_task_retries_with_backoff_and_has_a_time_limit(dag: DAG) -> None:
 def test_the_model_is_an_asset_of_promote(dag: DAG) -> None:
     (asset,) = dag.get_task("promote").outlets
 
-    assert asset.name == "mnist_champion"
-    assert asset.uri.endswith("/models/champion")
+    # Where the workspace is does not count, so that it can be moved.
+    assert (asset.name, asset.uri) == ("mnist_champion", "mnist_champion")
 
 
 def test_promote_alone_has_a_button_that_leads_to_the_models_page(dag: DAG, monkeypatch: pytest.MonkeyPatch) -> None:

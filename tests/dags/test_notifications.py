@@ -17,11 +17,13 @@ from datetime import timedelta
 from email.message import EmailMessage
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 from airflow.sdk import DAG, BaseNotifier
 
+from mnist_tasks.errors import InputError, ModelError
 from mnist_tasks.promote import promote
 from mnist_tasks.workspace import Workspace
 from tests.dags.conftest import DAGS, states
@@ -62,14 +64,16 @@ class Mail(socketserver.StreamRequestHandler):
 
 
 class Chat(BaseHTTPRequestHandler):
-    """A webhook that takes every message, or refuses those to /refuse."""
+    """A webhook that takes every message; one to /404/... or /301/... is answered so, with the path repeated."""
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
         cast("Server", self.server).messages.append(body)
-        self.send_response(404 if self.path.startswith("/refuse") else 200)
+        status = self.path.split("/")[1]
+        self.send_response(int(status) if status in ("404", "301") else 200)
+        self.send_header("Location", f"https://elsewhere.example{self.path}")
         self.end_headers()
-        self.wfile.write(b"no_service" if self.path.startswith("/refuse") else b"ok")
+        self.wfile.write(f"Cannot POST {self.path}".encode())
 
     def log_message(self, *_: Any) -> None:
         pass
@@ -170,7 +174,7 @@ def test_a_promotion_and_a_rejection_arrive_by_mail_and_in_the_chat(
     accuracy = f"{decision['champion_accuracy']:.4f}"
     assert [mail["Subject"] for mail in mailbox()] == [
         "[promoted] mnist_training: version 1 promoted",
-        "[rejected] mnist_training: candidate rejected, version 1 stays",
+        "[rejected] mnist_training: candidate rejected",
     ]
     assert {mail["To"] for mail in mailbox()} == {"team@example.com"}
     first, second = chat()
@@ -181,7 +185,7 @@ def test_a_promotion_and_a_rejection_arrive_by_mail_and_in_the_chat(
     assert first.splitlines()[-2] == f"run: {promoted.run_id}"
     assert first.splitlines()[-1].startswith(f"{link}manual__")
     assert f"\nAccuracy {decision['candidate_accuracy']:.4f}, against {accuracy} of version 1.\nReason: acc" in second
-    assert f"\nReason: {decision['reason']}\nrun: {rejected.run_id}\n" in second
+    assert f"\nReason: {decision['reason']}\nVersion 1 is champion.\nrun: {rejected.run_id}\n" in second
     mail = html(mailbox()[1])
     assert f"Accuracy {decision['candidate_accuracy']:.4f}, against {accuracy} of version 1.<br>" in mail
     assert f">{rejected.run_id}</a>" in mail
@@ -203,7 +207,71 @@ def test_a_failure_arrives_with_its_reason(
     assert "&lt;missing&gt;.npz" in html(mail)
     assert text.startswith("mnist_training: load failed\ndata source '")
     assert "<missing>.npz' does not exist" in text
-    assert f"\nThe champion stays.\nrun: {run.run_id}\n" in text
+    assert f"\nThere is no champion.\nrun: {run.run_id}\n" in text
+
+
+def test_a_failure_after_the_link_has_moved_names_the_new_champion(
+    dag: DAG,
+    home: Workspace,
+    npz: Path,
+    notify: Notify,
+    chat: Callable[[], list[str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def broken(*_: Any) -> None:
+        raise ModelError("the card cannot be copied")
+
+    notify(CHAT)
+    monkeypatch.setattr("mnist_tasks.promote.copy", broken)
+
+    run = dag.test(run_conf={**FAST, "source": str(npz)})
+
+    assert (run.state, (home.models / "champion").readlink()) == ("failed", Path("1"))
+    (text,) = chat()
+    assert text.startswith("mnist_training: promote failed\nthe card cannot be copied\nVersion 1 is champion.\n")
+
+
+def test_a_promotion_that_is_none_is_not_told_as_one(
+    workspace: Workspace, run: Path, notify: Notify, chat: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by an older release, which wrote so before it published."""
+    from mnist_notify import tell_promotion
+
+    monkeypatch.setenv("MNIST_HOME", str(workspace.root))
+    notify(CHAT)
+    record = {"outcome": "promoted", "promoted": True, "forced": False, "version": None, "reason": "good"}
+    numbers = {"candidate_accuracy": 0.98, "champion_accuracy": None, "champion_version": None}
+    (run / "decision.json").write_text(json.dumps(record | numbers))
+    context = {"ti": SimpleNamespace(task_id="promote", dag_id="mnist_training"), "run_id": run.name}
+
+    tell_promotion(context)
+    (run / "decision.json").unlink()
+    promote(run, workspace.models, LENIENT)
+    tell_promotion(context)
+
+    first, second = chat()
+    assert first.startswith("mnist_training: approved by the gate, but not published\nAccuracy 0.9800, no champion")
+    assert "\nThere is no champion.\n" in first
+    assert second.startswith("mnist_training: version 1 promoted\n")
+
+
+def test_a_workspace_that_cannot_be_used_does_not_silence_a_failure(
+    notify: Notify, chat: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mnist_notify import tell_failure
+
+    notify(CHAT)
+    monkeypatch.setattr("mnist_tasks.workspace.Workspace.from_environment", unusable)
+
+    tell_failure({"ti": SimpleNamespace(task_id="load", dag_id="mnist_training"), "run_id": "x", "exception": None})
+
+    (text,) = chat()
+    assert text.startswith("mnist_training: load failed\n")
+    assert "\nWho is champion cannot be said: MNIST_HOME: no.\n" in text
+
+
+def unusable() -> Workspace:
+    raise InputError("MNIST_HOME: no")
 
 
 def test_a_rejection_that_fails_the_run_is_told_once_and_as_a_rejection(
@@ -215,7 +283,8 @@ def test_a_rejection_that_fails_the_run_is_told_once_and_as_a_rejection(
 
     assert (run.state, home.models.is_dir()) == ("failed", True)
     (text,) = chat()
-    assert text.startswith("mnist_training: candidate rejected, there is no champion yet\n")
+    assert text.startswith("mnist_training: candidate rejected\nAccuracy 0.")
+    assert "\nThere is no champion.\nrun: " in text
 
 
 def test_a_task_that_is_retried_is_told_of_once_it_has_failed_for_good(
@@ -288,7 +357,8 @@ def test_what_people_wrote_is_no_template(
         ({**CHAT, "conn_id": "chat_nowhere"}, "the webhook cannot be reached: ConnectError: [Errno 111]"),
         ({**CHAT, "conn_id": "chat_bad"}, "the webhook cannot be reached: UnsupportedProtocol: look at its URL"),
         ({**CHAT, "conn_id": "chat_empty"}, "the connection chat_empty has no password"),
-        ({**CHAT, "conn_id": "chat_refuses"}, "the webhook answered 404: 'no_service'"),
+        ({**CHAT, "conn_id": "chat_refuses"}, "the webhook answered with status 404; look at its URL"),
+        ({**CHAT, "conn_id": "chat_moved"}, "the webhook answered with status 301; look at its URL"),
         ({**CHAT, "text": "{{ mnist.no_such_field }}"}, "no_such_field"),
         ({"notifier": f"{HERE}.Raising"}, "a bug in the notifier"),
     ],
@@ -307,7 +377,8 @@ def test_a_failing_notifier_is_a_warning_and_the_others_tell(
 
     caplog.set_level(logging.DEBUG)
     here = json.loads(os.environ["AIRFLOW_CONN_MNIST_CHAT"])["password"].split("/")[2]
-    urls = {"nowhere": NOBODY_LISTENS, "bad": "htp://very-secret", "refuses": f"http://{here}/refuse/very-secret"}
+    urls = {"nowhere": NOBODY_LISTENS, "bad": "htp://very-secret", "refuses": f"http://{here}/404/very-secret"}
+    urls["moved"] = f"http://{here}/301/very-secret?token=very-secret"
     for name, url in {**urls, "empty": ""}.items():
         monkeypatch.setenv(f"AIRFLOW_CONN_CHAT_{name.upper()}", json.dumps({"conn_type": "http", "password": url}))
     extra = {"disable_ssl": True, "disable_tls": True}

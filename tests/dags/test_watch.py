@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import hashlib
 import json
 import time
 from pathlib import Path
@@ -12,6 +14,7 @@ import pytest
 from airflow.dag_processing.dagbag import DagBag
 from mnist_inbox import MOST, InboxTrigger
 
+from mnist_tasks.inbox import complete_batches
 from tests.dags.conftest import DAGS, parse
 
 # After them the modules of the DAG folder can be imported.
@@ -24,14 +27,23 @@ class Store:
     def __init__(self) -> None:
         self.values: dict[str, str] = {}
         self.failing = 0
+        self.calls: int | None = None  # until it fails
+
+    def _call(self) -> None:
+        if self.calls is not None:
+            self.calls -= 1
+            if self.calls < 0:
+                raise ConnectionError("the API server is gone")
 
     async def aget(self, key: str, default: Any) -> Any:
+        self._call()
         if self.failing:
             self.failing -= 1
             raise ConnectionError("the API server is gone")
         return json.loads(self.values[key]) if key in self.values else default
 
     async def aset(self, key: str, value: Any) -> None:
+        self._call()
         self.values[key] = json.dumps(value)
 
 
@@ -99,19 +111,75 @@ def test_what_fails_is_tried_again(tmp_path: Path) -> None:
     assert fired(watcher(tmp_path / "inbox", store)) == [["a"]]
 
 
-def test_it_stops_saying_anything_when_there_are_more_batches_than_can_be_remembered(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_any_number_of_batches_is_said_once_in_values_that_airflow_keeps(tmp_path: Path) -> None:
+    inbox, store = tmp_path / "inbox", Store()
+    names = sorted(f"{number}.npz" for number in range(2500))
+    for name in names[:-1]:
+        drop(inbox, name)
+
+    (event,) = asyncio.run(first_event(watcher(inbox, store)))
+    assert event == {"batches": names[:100], "number": 2499}
+    assert asyncio.run(watcher(inbox, store).look()) == []
+    drop(inbox, names[-1])
+    assert asyncio.run(watcher(inbox, store).look()) == [names[-1]]
+    assert asyncio.run(watcher(inbox, store).look()) == []
+    assert max(map(len, store.values.values())) < 65535
+    assert len(json.dumps(["0" * 16] * MOST)) < 65535
+
+
+async def first_event(trigger: InboxTrigger) -> list[Any]:
+    async for event in trigger.run():
+        return [event.payload]
+    return []
+
+
+def test_what_an_earlier_release_has_said_is_not_said_again(tmp_path: Path) -> None:
+    """It kept one list for all, of a hash of each batch's name and stamp."""
+    inbox, store = tmp_path / "inbox", Store()
+    drop(inbox, "a")
+    drop(inbox, "b")
+    (stamp,) = [stamp for name, stamp in complete_batches(inbox).items() if name == "a"]
+    mark = hashlib.sha256(f"a\n{stamp}".encode()).hexdigest()[:16]
+    store.values["said"] = json.dumps(["0" * 16, mark])
+
+    assert fired(watcher(inbox, store)) == [["b"]]
+    assert fired(watcher(inbox, store)) == []
+    assert json.loads(store.values["said"]) == ["0" * 16, mark]
+
+
+def test_a_page_that_is_full_forgets_batches_that_went_away_and_none_that_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     inbox, store = tmp_path / "inbox", Store()
+    monkeypatch.setattr("mnist_inbox.PAGES", 1)
     monkeypatch.setattr("mnist_inbox.MOST", 3)
     for name in "abcd":
         drop(inbox, name)
-    assert fired(watcher(inbox, store)) == []
+    said = asyncio.run(watcher(inbox, store).look())
+    (left,) = set("abcd") - set(said)
+    assert asyncio.run(watcher(inbox, store).look()) == []
+    assert "1 are left to the next run; join or remove old ones" in capsys.readouterr().out
 
-    for name in ("a", "a.done"):
+    for name in (said[0], f"{said[0]}.done"):
         (inbox / name).unlink()
-    assert fired(watcher(inbox, store)) == [["b", "c", "d"]]
-    assert len(json.dumps(["0" * 16] * MOST)) < 65536
+    assert asyncio.run(watcher(inbox, store).look()) == [left]
+    assert asyncio.run(watcher(inbox, store).look()) == []
+
+
+def test_what_is_remembered_is_said_even_if_the_rest_cannot_be_remembered(tmp_path: Path) -> None:
+    """Whenever the database goes away: each batch is said once, or found again at the next look."""
+    names = sorted(f"{number}.npz" for number in range(20))
+    for name in names:
+        drop(tmp_path / "inbox", name)
+    for calls in range(1, 45):
+        store, said = Store(), []
+        store.calls = calls
+        for _ in range(3):
+            trigger = watcher(tmp_path / "inbox", store)
+            with contextlib.suppress(ConnectionError):
+                said += asyncio.run(trigger.look())
+            store.calls = None
+        assert sorted(said) == names, calls
 
 
 def test_a_slow_file_system_does_not_hold_up_the_other_triggers(

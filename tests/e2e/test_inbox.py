@@ -1,12 +1,11 @@
 """The inbox watched for real, by a scheduler and a triggerer, and nights on which nothing has changed.
 
-What a run has imported is seen by a `sitecustomize` that writes down who looks for TensorFlow.
+What a run has imported is seen by an `airflow_local_settings` that writes down who looks for TensorFlow.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -79,21 +78,18 @@ def home(tmp_path: Path) -> Workspace:
 
 
 @pytest.fixture
-def witness(tmp_path: Path) -> Path:
+def witness(tmp_path: Path, home: Workspace) -> Path:
     """Where it is written down that a process has looked for TensorFlow."""
-    (tmp_path / "site").mkdir()
-    (tmp_path / "site" / "sitecustomize.py").write_text(WITNESS.format(path=str(tmp_path / "seen")))
+    config = home.root / "airflow" / "config"
+    config.mkdir(parents=True)
+    (config / "airflow_local_settings.py").write_text(WITNESS.format(path=str(tmp_path / "seen")))
     (tmp_path / "seen").touch()
     return tmp_path / "seen"
 
 
 @contextmanager
-def up(home: Workspace, witness: Path, schedule: str) -> Iterator[Airflow]:
-    path = os.pathsep.join(filter(None, [str(witness.parent / "site"), os.environ.get("PYTHONPATH")]))
-    with (
-        served(home, MNIST_SCHEDULE=schedule, MNIST_WATCH_INBOX="1s", PYTHONPATH=path) as url,
-        logged_in(url, home) as client,
-    ):
+def up(home: Workspace, schedule: str) -> Iterator[Airflow]:
+    with served(home, MNIST_SCHEDULE=schedule, MNIST_WATCH_INBOX="1s") as url, logged_in(url, home) as client:
         yield Airflow(client, home)
 
 
@@ -109,7 +105,7 @@ def drop(home: Workspace, name: str) -> None:
 def test_a_batch_makes_one_run_whatever_restarts_and_unchanged_nights_need_no_tensorflow(
     home: Workspace, witness: Path
 ) -> None:
-    with up(home, witness, schedule="") as airflow:
+    with up(home, schedule="") as airflow:
         drop(home, "first.npz")
         trained = airflow.ended("asset_triggered", 1)
         assert (trained["state"], set(airflow.states(trained).values())) == ("success", {"success"})
@@ -125,7 +121,7 @@ def test_a_batch_makes_one_run_whatever_restarts_and_unchanged_nights_need_no_te
         time.sleep(5)
         assert len(airflow.runs("asset_triggered")) == 2
 
-    with up(home, witness, schedule="* * * * *") as airflow:  # a night a minute
+    with up(home, schedule="* * * * *") as airflow:  # a night a minute
         night = airflow.ended("scheduled", 1)
         assert (night["state"], airflow.states(night)) == ("success", SKIPPED)
         assert len(airflow.runs("asset_triggered")) == 2  # nothing is said again after a restart

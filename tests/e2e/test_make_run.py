@@ -121,6 +121,28 @@ def test_a_run_on_which_nothing_has_changed_ends_in_seconds_if_that_is_asked_for
     assert (home / "models" / "champion").readlink() == Path("1")
 
 
+def test_a_missing_pool_and_a_paused_dag_are_named_with_a_command_that_helps(home: Path) -> None:
+    def refused(words: str, expected_command: str) -> str:
+        status, output = finish(start(RUN, home, "epochs=1", MNIST_GPU_POOL="gpu"))
+        assert (status, words in output) == (FAILED, True), output
+        command = output.splitlines()[-1]
+        assert command.endswith(expected_command)
+        return command
+
+    before = ModelDirectory(home / "models").versions()
+    # The very commands that are shown, in a shell: each works.
+    command = refused("MNIST_GPU_POOL: Airflow has no pool 'gpu'", "pools set gpu 1 'train and evaluate'")
+    pause = command[: command.index(" pools ")] + " dags pause --yes mnist_training"
+    for line in (command, pause):
+        subprocess.run(["/bin/sh", "-c", line], check=True, capture_output=True)
+    command = refused("mnist_training is paused", "dags unpause --yes mnist_training")
+    subprocess.run(["/bin/sh", "-c", command], check=True, capture_output=True)
+
+    status, output = finish(start(RUN, home, "when_unchanged=skip", MNIST_GPU_POOL="gpu"))
+    assert status == PROMOTED, output
+    assert ModelDirectory(home / "models").versions() == before
+
+
 def test_a_failed_run_names_the_reason(home: Path) -> None:
     status, output = finish(start(RUN, home, "source=/no/such/file.npz"))
 
@@ -183,13 +205,16 @@ def port() -> Iterator[int]:
 def test_a_busy_port_is_named(port: int, tmp_path: Path) -> None:
     status, output = finish(start(UP, tmp_path, PORT=str(port)))
 
-    assert status == 1
+    assert status == FAILED
     assert f"failed: port {port} on 127.0.0.1 cannot be used: Address already in use; choose another" in output
 
 
 @pytest.mark.parametrize("text", ["http", "0", "65536"])
 def test_a_bad_port_is_named(text: str, tmp_path: Path) -> None:
-    assert finish(start(UP, tmp_path, PORT=text)) == (1, f"failed: PORT={text} is no port number from 1 to 65535\n")
+    assert finish(start(UP, tmp_path, PORT=text)) == (
+        FAILED,
+        f"failed: PORT={text} is no port number from 1 to 65535\n",
+    )
 
 
 def test_the_ui_is_on_loopback_only_with_a_password_that_is_shown_once(home: Path) -> None:
@@ -254,4 +279,5 @@ def test_a_training_task_that_is_killed_is_retried_from_its_last_epoch(home: Pat
     assert status == PROMOTED, output
     assert re.search(r"going on after epoch \d+, where an earlier try stopped", output)
     assert "train: success, try 2" in output
+    assert "  train: up_for_retry; tried again in 30 to 60 s, try 2 of 3\n" in output
     assert len(ModelDirectory(home / "models").versions()) == len(before) + 1

@@ -39,6 +39,7 @@ def metrics(accuracy: float, integrity: bool = True) -> dict[str, Any]:
             for digit in range(10)
         ],
         "confusion": confusion,
+        "mnist": {"is_test_set": True, "accuracy": right / IMAGES},
     }
 
 

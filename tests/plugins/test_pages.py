@@ -579,7 +579,8 @@ def test_after_a_rejected_first_run_there_is_still_no_model_and_the_run_says_why
     assert "No model yet" in browser.get("/models").text
     page = browser.get(f"/runs/mnist_training/{run_id}")
     assert "Rejected. accuracy 0.9500 is below the minimum of 0.9700" in page.text
-    assert "The champion stays: there is none yet" in page.text
+    assert "no champion yet to compare with" in page.text
+    assert "There is no champion." in page.text
     assert "failed min_accuracy accuracy overall 0.9500 0.9700 -" in page.text
     assert "skipped max_regression accuracy overall - -0.0040 - no champion yet to compare with" in page.text
 
@@ -593,7 +594,7 @@ def test_a_run_on_which_nothing_has_changed_says_so(
 
     page = browser.get(f"/runs/mnist_training/{run_id}")
 
-    assert "Unchanged. nothing has changed since version 1. The champion stays: version 1 ." in page.text
+    assert "Unchanged. nothing has changed since version 1. Version 1 is champion." in page.text
     assert promoted not in page.text
 
 
@@ -677,8 +678,98 @@ def test_a_refused_run_says_what_cannot_be_trusted(browser: Browser, home: Works
         promote(evaluated_run(home, run_id, integrity=False), home.models, Policy())
     page = browser.get(f"/runs/mnist_training/{run_id}")
     assert "Refused. the candidate: loads: False; the candidate: saved model loads: False" in page.text
-    assert "The champion stays" in page.text
+    assert "There is no champion." in page.text
     assert "failed integrity candidate loads" in page.text
+
+
+def test_an_approved_run_is_promoted_only_once_it_is_published(
+    browser: Browser, home: Workspace, airflow: Airflow, promoted: str
+) -> None:
+    """Two candidates were compared with no champion; the first has become it meanwhile."""
+    assert promoted
+    run_id = airflow.run(state=DagRunState.FAILED, promote="failed", evaluate="success")
+    with pytest.raises(ModelError, match="compare them again"):
+        promote(evaluated_run(home, run_id), home.models, Policy())
+
+    page = browser.get(f"/runs/mnist_training/{run_id}").text
+
+    assert "Promoted" not in page
+    assert "Approved by the gate, but not published. the champion is version 1, but the candidate was compared" in page
+    assert "The gate's reason: accuracy 0.9800 reaches the minimum of 0.9700" in page
+    assert "Version 1 is champion." in page
+
+
+def test_what_an_older_release_called_promoted_is_looked_up(
+    browser: Browser, home: Workspace, airflow: Airflow, promoted: str
+) -> None:
+    record = {"outcome": "promoted", "promoted": True, "version": None, "reason": "good enough", "checks": []}
+    failed = airflow.run(state=DagRunState.FAILED, promote="failed")
+    for run_id in (failed, promoted):
+        write_json(home.run(run_id) / "decision.json", record)
+
+    assert "Approved by the gate, but not published." in browser.get(f"/runs/mnist_training/{failed}").text
+    assert "Promoted as version 1 ." in browser.get(f"/runs/mnist_training/{promoted}").text
+
+
+@pytest.mark.parametrize("forced", [False, True])
+def test_a_run_that_was_stopped_after_the_link_has_moved_is_promoted(
+    browser: Browser, home: Workspace, airflow: Airflow, monkeypatch: pytest.MonkeyPatch, forced: bool
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    run_id = airflow.run(state=DagRunState.FAILED, promote="failed", evaluate="success")
+    monkeypatch.setattr("mnist_tasks.promote.write_atomically", full)
+    policy = Policy(min_accuracy=0.99, force=True, force_reason="Ada") if forced else Policy()
+    with pytest.raises(OSError, match="No space"):
+        promote(evaluated_run(home, run_id), home.models, policy)
+
+    page = browser.get(f"/runs/mnist_training/{run_id}").text
+
+    assert f"{'Forced' if forced else 'Promoted'} as version 1 ." in page
+
+
+def test_a_version_that_a_kill_has_left_was_never_champion(
+    browser: Browser, home: Workspace, airflow: Airflow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    run_id = airflow.run(state=DagRunState.FAILED, promote="failed", evaluate="success")
+    monkeypatch.setattr(ModelDirectory, "point_at", killed)
+    with pytest.raises(KeyboardInterrupt):
+        promote(evaluated_run(home, run_id), home.models, Policy())
+
+    assert "Approved by the gate, but never champion." in browser.get("/models/1").text
+    assert "Approved by the gate, but not published." in browser.get(f"/runs/mnist_training/{run_id}").text
+
+
+def test_a_night_like_one_that_was_rejected_is_no_success(browser: Browser, home: Workspace, airflow: Airflow) -> None:
+    run_id = airflow.run(promote="skipped", train="skipped")
+    record = {"outcome": "unchanged", "reason": "nothing has changed since that", "rejected_in": "that", "checks": []}
+    write_json(home.run(run_id) / "decision.json", record)
+
+    page = browser.get(f"/runs/mnist_training/{run_id}")
+
+    assert "Unchanged. nothing has changed since that. There is no champion." in page.text
+    assert "banner passed" not in page.html
+
+
+def test_accuracy_on_mnists_own_test_set_is_shown_where_the_test_images_are_others(
+    browser: Browser, home: Workspace, airflow: Airflow
+) -> None:
+    run_id = airflow.run(promote="skipped", evaluate="success")
+    run = evaluated_run(home, run_id, champion=(1, 0.98))
+    document = json.loads((run / "evaluation.json").read_text())
+    for whose, accuracy in (("candidate", 0.148), ("champion", 0.977)):
+        document[whose]["mnist"] = {"is_test_set": False, "accuracy": accuracy}
+    write_json(run / "evaluation.json", document)
+    promote(run, home.models, Policy())
+
+    text = browser.get(f"/runs/mnist_training/{run_id}").text
+
+    assert "accuracy on MNIST's own test set 0.1480 0.9770" in text
+    assert "failed min_accuracy accuracy MNIST's own test set 0.1480 0.9700 -" in text
 
 
 def test_a_queued_run_without_files_is_followed(browser: Browser, home: Workspace, airflow: Airflow) -> None:
@@ -714,7 +805,7 @@ def test_a_run_that_failed_before_the_gate_leads_to_the_log(
     assert home.root
     run_id = airflow.run(state=DagRunState.FAILED, load="failed")
     page = browser.get(f"/runs/mnist_training/{run_id}")
-    assert "the log of the task that failed says why. The champion stays." in page.text
+    assert "the log of the task that failed says why. There is no champion." in page.text
     assert f'href="/dags/mnist_training/runs/{run_id}/tasks/load"' in page.html
 
 
@@ -967,7 +1058,7 @@ def test_a_rollback_is_shown_by_its_run_its_version_and_the_list(
     [
         (DagRunState.RUNNING, "The run is running: the older model is being loaded and checked"),
         (DagRunState.QUEUED, "The run is queued"),
-        (DagRunState.FAILED, "Nothing was changed: the champion stays"),
+        (DagRunState.FAILED, "This run has published nothing. Version 1 is champion."),
     ],
 )
 def test_a_rollback_that_has_published_nothing_says_so(

@@ -1,0 +1,191 @@
+"""The settings of an installation: the environment variables that begin with `MNIST_`, each with its check.
+
+A run's parameters are in `mnist_tasks.config`. These here are read before there is a run: by the DAG file when Airflow
+parses it, and by the launcher, which refuses what the DAG file would refuse, with the same words, before it starts
+anything.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from mnist_tasks import reach
+from mnist_tasks.config import RunConfig
+from mnist_tasks.errors import InputError, TaskError
+
+PREFIX = "MNIST_"
+
+# What Kubernetes adds to a pod's environment for each service whose name begins with mnist: no settings.
+SERVICE_LINK = re.compile(r"MNIST_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """An environment variable.
+
+    Args:
+        meaning: what it says, in a line.
+        read: makes its value from the text; raises an `InputError` that says what is wrong with it.
+        default: the text if it is not set.
+    """
+
+    meaning: str
+    read: Callable[[str], Any]
+    default: str = ""
+
+
+def value(name: str, environment: Mapping[str, str] | None = None) -> Any:
+    """What a setting says.
+
+    Args:
+        name: a key of `SETTINGS`.
+        environment: where to look, by default this process's.
+
+    Raises:
+        InputError: naming the setting and what is wrong with it.
+    """
+    environment = os.environ if environment is None else environment
+    setting = SETTINGS[name]
+    try:
+        return setting.read(environment.get(name, setting.default))
+    except TaskError as error:
+        raise InputError(f"{name}: {error}") from error
+
+
+def problems(environment: Mapping[str, str] | None = None) -> list[str]:
+    """What is wrong with the settings, a line for each; unknown ones are wrong, too."""
+    environment = os.environ if environment is None else environment
+    found = []
+    for name in sorted(name for name in environment if name.startswith(PREFIX)):
+        if name in SETTINGS:
+            try:
+                value(name, environment)
+            except InputError as error:
+                found.append(str(error))
+        elif not SERVICE_LINK.fullmatch(name):
+            close = difflib.get_close_matches(name, SETTINGS, n=1, cutoff=0.8)
+            hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(SETTINGS)}"
+            found.append(f"{name}: unknown setting; {hint}")
+    return found
+
+
+def check(environment: Mapping[str, str] | None = None) -> None:
+    """Raise an `InputError` that names each setting that is unknown or cannot be used."""
+    if found := problems(environment):
+        raise InputError("; ".join(found))
+
+
+def time_to_wait(text: str) -> timedelta | None:
+    """The time that a text such as 90m or 24h names; None if it is empty.
+
+    Raises:
+        InputError: if it is no time, zero or longer than a year.
+    """
+    if not text.strip():
+        return None
+    units = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+    match = re.fullmatch(r"([0-9]{1,8})([smhd])", text.strip())
+    wait = timedelta(**{units[match[2]]: int(match[1])}) if match else timedelta()
+    if not timedelta() < wait <= timedelta(days=365):
+        raise InputError(
+            f"{text!r} is no time to wait from 1s to 365d; write a number and s, m, h or d, such as 24h, or "
+            "leave it empty"
+        )
+    return wait
+
+
+def _home(text: str) -> str:
+    if "\0" in text or "\n" in text:
+        raise InputError(f"{text!r} is no path of a folder: it has a line break; rename the folder")
+    return text
+
+
+def _schedule(text: str) -> str | None:
+    """A cron expression that comes due some day; None if the text is empty."""
+    from croniter import croniter  # what Airflow reads its schedules with
+
+    if not text:
+        return None
+    try:
+        # Of Airflow's own names for schedules, croniter lacks this one.
+        croniter("0 0 1 */3 *" if text == "@quarterly" else text).get_next()
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"{text!r} is no time in cron's form: {error}; write five fields, such as '0 2 * * *' for 02:00 UTC every "
+            "night, or leave it empty for runs by hand only"
+        ) from error
+    return text
+
+
+def _name(text: str) -> str | None:
+    if text and (text != text.strip() or not text.isprintable()):
+        raise InputError(f"{text!r} has blanks around it or a line break; write the name alone, or leave it empty")
+    return text or None
+
+
+def _notifiers(text: str) -> list[dict[str, Any]]:
+    """A list of objects with a notifier each. What is wrong is said without the text, which may hold a password."""
+    if not text.strip():
+        return []
+    form = """write a list such as '[{"notifier": "mnist_notify.WebhookNotifier", "conn_id": "chat"}]'"""
+    try:
+        entries = json.loads(text)
+    except ValueError as error:
+        raise InputError(f"it is no JSON: {error}; {form}") from None
+    if not isinstance(entries, list):
+        raise InputError(f"it is no JSON list of objects, each with a notifier; {form}")
+    for number, entry in enumerate(entries, start=1):
+        if not (isinstance(entry, dict) and isinstance(entry.get("notifier"), str)):
+            raise InputError(f"entry {number} is no object with the path of a class under `notifier`; {form}")
+    return entries
+
+
+def _parameters(text: str) -> dict[str, Any]:
+    """Parameters of a run by name, from a JSON object or the file that holds one; checked as those of a run are."""
+    if not text.strip():
+        return {}
+    form = """write a JSON object, such as '{"recipe": "cnn", "min_accuracy": 0.99}', or the path of a file with one"""
+    where = ""
+    if not text.lstrip().startswith(("{", "[", '"')):
+        path = Path(text.strip()).expanduser()
+        where = f"{path}: "
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is no text in UTF-8"
+            raise InputError(f"{path} cannot be read: {reason}; {form}") from error
+    try:
+        parameters = json.loads(text)
+    except ValueError as error:
+        raise InputError(f"{where}it is no JSON: {error}; {form}") from error
+    if not isinstance(parameters, dict):
+        raise InputError(f"{where}it is no JSON object; {form}")
+    RunConfig.from_parameters(parameters)
+    return parameters
+
+
+def _text(text: str) -> str:
+    return text.strip()
+
+
+SETTINGS: Mapping[str, Setting] = {
+    "MNIST_HOME": Setting("folder of datasets, runs and models", _home),
+    "MNIST_SCHEDULE": Setting("when the training runs by itself: cron, UTC; empty for never", _schedule, "0 2 * * *"),
+    "MNIST_PARAMS": Setting("defaults of a run's parameters: a JSON object, or the path of a file", _parameters),
+    "MNIST_SOURCES": Setting("what a data source or an inbox may be, beside MNIST_HOME", reach.parse),
+    "MNIST_WATCH_INBOX": Setting("how often to look into the inbox, such as 30s; empty for never", time_to_wait),
+    "MNIST_GPU_QUEUE": Setting("the queue of train and evaluate; empty for the default one", _name),
+    "MNIST_GPU_POOL": Setting("the pool of train and evaluate, which must exist; empty for the default one", _name),
+    "MNIST_KUBERNETES_GPU_IMAGE": Setting("the image of train and evaluate under the KubernetesExecutor", _text),
+    "MNIST_APPROVAL": Setting("how long a candidate waits for a person's approval, such as 24h", time_to_wait),
+    "MNIST_NOTIFY": Setting("whom to tell what became of a run: a JSON list", _notifiers),
+    "MNIST_COMMIT": Setting("the git commit that a container's image was built from", _text),
+}

@@ -1,0 +1,152 @@
+"""The environment of every process that the launcher starts: the only place where it is made.
+
+It is the user's, less what is meant for another program, plus what makes Airflow the one of this workspace. Whoever
+starts the launcher, and from where, must make no difference to what a run does.
+"""
+
+from __future__ import annotations
+
+import getpass
+import os
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+
+from mnist_tasks.workspace import PROJECT
+
+HOST = "127.0.0.1"
+USER = "admin"
+
+# For another Airflow, such as the address of a production database; for make; for another Python; for another
+# repository, when a git hook calls.
+FOREIGN = ("AIRFLOW", "_AIRFLOW", "MAKE", "PYTHON", "GIT_")
+# Of a notebook or of another project: figures are files here, and the backend of Keras is TensorFlow.
+FOREIGN_NAMES = frozenset({"KERAS_BACKEND", "MPLBACKEND", "MATPLOTLIBRC"})
+
+PROXIES = ("http_proxy", "https_proxy", "all_proxy")
+LOOPBACK = ("localhost", HOST, "::1")
+
+
+def surroundings(given: Mapping[str, str], home: Path, port: int, passwords: Path) -> dict[str, str]:
+    """The whole environment.
+
+    Args:
+        given: the launcher's own.
+        home: Airflow's folder in the workspace.
+        port: of the API server, on loopback.
+        passwords: the file with the admin's password.
+    """
+    kept = {
+        name: value
+        for name, value in given.items()
+        if not name.startswith(FOREIGN) and name not in FOREIGN_NAMES and name.lower() not in (*PROXIES, "no_proxy")
+    }
+    return {**kept, **_text(), **_person(given, home), **proxies(given), **_airflow(home, port, passwords)}
+
+
+def _text() -> dict[str, str]:
+    """Text is UTF-8 and numbers have a point, whatever the user's locale."""
+    return {"PYTHONUTF8": "1", "LC_ALL": "C.UTF-8"}
+
+
+def _person(given: Mapping[str, str], home: Path) -> dict[str, str]:
+    """A name for a user without an entry in passwd, such as a container's, and a home folder that can be entered."""
+    person: dict[str, str] = {}
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):  # the latter from Python 3.13 on
+        person |= dict.fromkeys(("LOGNAME", "USER"), f"user-{os.getuid()}")
+    folder = given.get("HOME", "")
+    if not (Path(folder).is_absolute() and os.access(folder, os.R_OK | os.X_OK)):
+        person["HOME"] = str(home)
+    return person
+
+
+def proxies(given: Mapping[str, str]) -> dict[str, str]:
+    """The proxies, for data sources, under both spellings; loopback is reached without any.
+
+    httpx, which Airflow's tasks talk to its API with, takes the lower-case names first and cannot start at all with a
+    proxy or an exception that it does not understand, such as `socks://` or `fd00::/8`: those are left out.
+    """
+    found = {name: given.get(name) or given.get(name.upper()) or "" for name in (*PROXIES, "no_proxy")}
+    usable = {name: found[name] for name in PROXIES if found[name] and _httpx_takes({name: found[name]})}
+    names = [entry.strip() for entry in found["no_proxy"].split(",")]
+    direct = [*LOOPBACK, *(entry for entry in names if entry and _httpx_takes({"no_proxy": entry}))]
+    usable["no_proxy"] = ",".join(dict.fromkeys(direct))
+    return usable | {name.upper(): value for name, value in usable.items()}
+
+
+def unusable_proxies(given: Mapping[str, str]) -> list[str]:
+    """The names of the variables with a proxy that `proxies` leaves out; not the values, which may hold a password."""
+    names = [name for name in given if name.lower() in PROXIES and given[name]]
+    return sorted(name for name in names if not _httpx_takes({name: given[name]}))
+
+
+def _httpx_takes(variables: Mapping[str, str]) -> bool:
+    """Whether httpx can start with these variables about proxies."""
+    with _only(variables):
+        try:
+            httpx.Client(verify=False).close()  # noqa: S501 - it is asked for nothing
+        except (ValueError, httpx.InvalidURL, ImportError):
+            return False
+    return True
+
+
+@contextmanager
+def _only(variables: Mapping[str, str]) -> Iterator[None]:
+    """Have these variables about proxies, and no others, for a moment: httpx reads them nowhere else."""
+    names = [name for name in os.environ if name.lower() in (*PROXIES, "no_proxy")]
+    before = {name: os.environ.pop(name) for name in names}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name in variables:
+            del os.environ[name]
+        os.environ.update(before)
+
+
+def _airflow(home: Path, port: int, passwords: Path) -> dict[str, str]:
+    url = f"http://{HOST}:{port}"
+    return {
+        # Every path is set here, although Airflow keeps some of them in its airflow.cfg: the workspace may be moved.
+        "AIRFLOW_HOME": str(home),
+        "AIRFLOW__CORE__DAGS_FOLDER": str(PROJECT / "dags"),
+        "AIRFLOW__CORE__PLUGINS_FOLDER": str(PROJECT / "plugins"),
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": database_url(home / "airflow.db"),
+        "AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(home / "logs"),
+        "AIRFLOW__LOGGING__DAG_PROCESSOR_CHILD_PROCESS_LOG_DIRECTORY": str(home / "logs" / "dag_processor"),
+        "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
+        "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
+        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        # Each is a process; one run at a time needs one, the rest is for what else is in the DAG folder.
+        "AIRFLOW__CORE__PARALLELISM": "4",
+        "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{url}/execution/",
+        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": f"{USER}:admin",
+        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(passwords),
+        "AIRFLOW__API__HOST": HOST,
+        "AIRFLOW__API__PORT": str(port),
+        "AIRFLOW__API__BASE_URL": url,
+        # Signs what the services tell each other and the UI's sessions; as long as this Airflow lives.
+        "AIRFLOW__API_AUTH__JWT_SECRET": secrets.token_hex(64),
+        "AIRFLOW__API__SECRET_KEY": secrets.token_hex(64),
+        "AIRFLOW__API__WORKERS": "1",
+        "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.1",
+        # A task's supervisor may sleep this long, in seconds, after its process has ended.
+        "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "1",
+        "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
+    }
+
+
+def database_url(path: Path) -> str:
+    """SQLAlchemy's URL of an SQLite file.
+
+    A `?` would end the path in it, and there is no way to escape one that Airflow lets through. So a folder with a `?`
+    in its path goes by a name without, that of a descriptor which this process keeps open; SQLite follows it.
+    """
+    if "?" in str(path):
+        path = Path(f"/proc/{os.getpid()}/fd/{os.open(path.parent, os.O_PATH | os.O_DIRECTORY)}") / path.name
+    return f"sqlite:///{path}"

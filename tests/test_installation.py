@@ -1,0 +1,118 @@
+"""The settings: each bad value is refused before the start; `tests/dags/test_settings.py` has the DAG file's part."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from mnist_tasks.errors import InputError
+from mnist_tasks.installation import SETTINGS, check, problems, time_to_wait, value
+from mnist_tasks.workspace import PROJECT
+
+BAD = [
+    ("MNIST_SCHEDULE", "every night", "'every night' is no time in cron's form: "),
+    ("MNIST_SCHEDULE", " ", "' ' is no time in cron's form: "),
+    ("MNIST_SCHEDULE", "0 0 30 2 *", "'0 0 30 2 *' is no time in cron's form: failed to find next date"),
+    ("MNIST_WATCH_INBOX", "30", "'30' is no time to wait from 1s to 365d; write a number and s, m, h or d"),
+    ("MNIST_APPROVAL", "soon", "'soon' is no time to wait from 1s to 365d"),
+    ("MNIST_GPU_POOL", "gpu ", "'gpu ' has blanks around it"),
+    ("MNIST_GPU_QUEUE", "\n", "'\\n' has blanks around it"),
+    ("MNIST_PARAMS", '{"epochs": 0}', "epochs: 0 is less than the minimum of 1"),
+    ("MNIST_PARAMS", '{"recip": "cnn"}', "recip: unknown parameter; did you mean recipe?"),
+    ("MNIST_PARAMS", "[1]", "it is no JSON object; write a JSON object, such as"),
+    ("MNIST_PARAMS", "{", "it is no JSON: "),
+    ("MNIST_PARAMS", "/no/such/file", "/no/such/file cannot be read: No such file or directory"),
+]
+# A mistake in one of these stops no training.
+BAD_BUT_NO_REASON_TO_STOP = [
+    ("MNIST_NOTIFY", "{}", "it is no JSON list of objects, each with a notifier"),
+    ("MNIST_NOTIFY", "https://chat/secret", "it is no JSON: "),
+    ("MNIST_NOTIFY", '[{"url": "https://chat/secret"}]', "entry 1 is no object with the path of a class"),
+    ("MNIST_APROVAL", "24h", "unknown setting; did you mean MNIST_APPROVAL?"),
+    ("MNIST_COLOUR", "red", f"unknown setting; known: {', '.join(SETTINGS)}"),
+]
+
+
+@pytest.mark.parametrize(("name", "text", "words"), [*BAD, *BAD_BUT_NO_REASON_TO_STOP])
+def test_a_bad_setting_is_named_with_what_is_wrong(name: str, text: str, words: str) -> None:
+    (problem,) = problems({name: text})
+
+    assert problem.startswith(f"{name}: {words}")
+    assert "secret" not in problem
+    with pytest.raises(InputError) as refusal:
+        check({name: text})
+    assert str(refusal.value) == problem
+
+
+def test_all_bad_settings_are_named_at_once() -> None:
+    with pytest.raises(InputError, match=r"^MNIST_APPROVAL: 'x' .*; MNIST_WATCH_INBOX: 'y' "):
+        check({"MNIST_APPROVAL": "x", "MNIST_WATCH_INBOX": "y", "HOME": "/"})
+
+
+@pytest.mark.parametrize("script", ["run.py", "up.py", "stack_run.py"])
+def test_the_launchers_refuse_a_bad_setting_before_anything_starts(script: str, tmp_path: Path) -> None:
+    command = [sys.executable, str(PROJECT / "scripts" / script)]
+    settings = {"MNIST_HOME": str(tmp_path / "home"), "MNIST_SCHEDULE": "every night"}
+
+    result = subprocess.run(command, env={**os.environ, **settings}, capture_output=True, text=True, check=False)
+
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.startswith("failed: MNIST_SCHEDULE: 'every night' is no time in cron's form: ")
+    assert not (tmp_path / "home").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("MNIST_SCHEDULE", "", None),
+        ("MNIST_SCHEDULE", "@daily", "@daily"),
+        ("MNIST_SCHEDULE", "@quarterly", "@quarterly"),
+        ("MNIST_SCHEDULE", "*/5 2 * * 1-5", "*/5 2 * * 1-5"),
+        ("MNIST_WATCH_INBOX", "30s", timedelta(seconds=30)),
+        ("MNIST_APPROVAL", " ", None),
+        ("MNIST_GPU_POOL", "", None),
+        ("MNIST_NOTIFY", "", []),
+        ("MNIST_PARAMS", "", {}),
+        ("MNIST_PARAMS", ' {"recipe": "cnn", "min_accuracy": 0.99}', {"recipe": "cnn", "min_accuracy": 0.99}),
+    ],
+)
+def test_a_good_setting_has_its_value(name: str, text: str, expected: object) -> None:
+    assert value(name, {name: text}) == expected
+    assert problems({name: text}) == []
+
+
+def test_parameters_come_from_a_file_too(tmp_path: Path) -> None:
+    (tmp_path / "nightly.json").write_text(json.dumps({"epochs": 3}))
+    (tmp_path / "bad.json").write_text(json.dumps({"epochs": "three"}))
+
+    assert value("MNIST_PARAMS", {"MNIST_PARAMS": str(tmp_path / "nightly.json")}) == {"epochs": 3}
+    assert problems({"MNIST_PARAMS": str(tmp_path / "bad.json")}) == [
+        "MNIST_PARAMS: epochs: 'three' is not of type 'integer', 'null'"
+    ]
+
+
+def test_what_kubernetes_says_of_a_service_named_mnist_is_no_setting() -> None:
+    names = ["MNIST_PORT", "MNIST_SERVICE_HOST", "MNIST_TF_SERVING_PORT_8500_TCP_ADDR", "MNIST_A_SERVICE_PORT_HTTP"]
+
+    assert problems(dict.fromkeys(names, "tcp://10.0.0.1:8500")) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "time"),
+    [
+        ("", None),
+        ("  ", None),
+        ("5s", timedelta(seconds=5)),
+        ("90m", timedelta(minutes=90)),
+        ("24h", timedelta(days=1)),
+        (" 365d ", timedelta(days=365)),
+    ],
+)
+def test_a_time_to_wait_is_a_number_and_a_unit(text: str, time: timedelta | None) -> None:
+    assert time_to_wait(text) == time
