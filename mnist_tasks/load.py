@@ -218,6 +218,7 @@ class _Loading:
         """MNIST's four arrays, in the folder for work."""
         mnist = self.work / "mnist"
         if not mnist.exists():
+            self._require_space(MNIST_IMAGES * RAW)
             mnist.mkdir()
             fetch("builtin", mnist)
         return mnist

@@ -17,8 +17,10 @@ import psutil
 from mnist_tasks import processor
 from mnist_tasks.workspace import PROJECT
 
-# Not what only decides what is logged, nor which machines there are.
-CHOOSING = re.compile(r"(?!TF_CPP_|TF_CONFIG$)(TF_|XLA_|ONEDNN_|DNNL_|NVIDIA_TF32_|CUDA_VISIBLE_DEVICES$)")
+# Not what only decides what is logged or which machines there are, nor what no task lets through to Keras.
+CHOOSING = re.compile(
+    r"(?!TF_CPP_|TF_CONFIG$|TF_USE_LEGACY_KERAS$)(TF_|XLA_|ONEDNN_|DNNL_|NVIDIA_TF32_|CUDA_VISIBLE_DEVICES$)"
+)
 
 LIBRARIES = ("tensorflow", "keras", "numpy", "mnist-tasks")
 

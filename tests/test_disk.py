@@ -255,14 +255,14 @@ def test_a_run_that_fits_is_not_refused(tmp_path: Path) -> None:
 
 
 def test_a_small_source_needs_little_and_its_own_size_is_what_counts(npz: Path, tmp_path: Path) -> None:
-    with small_disk(tmp_path / "disk", "24M") as disk:
+    with small_disk(tmp_path / "disk", "80M") as disk:
         workspace = Workspace(disk)
         workspace.prepare()
         options: dict[str, Any] = {"run": workspace.run("first"), "models": workspace.models}
         (disk / "filler").write_bytes(b"\0" * (shutil.disk_usage(disk).free - 10_000_000))
 
-        # There are 2 MB of raw images on the disk by then; 2,500 images as float32 are 7.8 MB.
-        with pytest.raises(InputError, match=r"datasets has too little space: a run needs 12\.8 MB more, but 8\.0 of"):
+        # There are 2 MB of raw images on the disk by then, and they are compared with MNIST's, which are 55 MB.
+        with pytest.raises(InputError, match=r"datasets has too little space: a run needs 60\.0 MB more, but 8\.0 of"):
             load(str(npz), workspace.datasets, **options)
         assert [path.name for path in workspace.datasets.iterdir()] == [".lock"]
 
