@@ -3,6 +3,7 @@
 PYTHON ?= python3
 COMPOSE ?= docker compose
 BIN := .venv/bin
+PLAIN := $(BIN)/python -E -X utf8  # whatever PYTHONPATH, PYTHONWARNINGS or the locale say
 
 # What is typed behind `make run` is data. Make would expand it, $(shell ...) included, to hand it to a command's
 # environment; scripts/with_parameters.py gets it as it was typed.
@@ -44,12 +45,12 @@ up: ready
 	@exec $(BIN)/python $(WITH_PARAMETERS) $(BIN)/python -E scripts/up.py
 
 test: ready-dev
-	$(BIN)/python -m pytest
+	$(PLAIN) -m pytest
 
 check: ready-dev
-	$(BIN)/python -m ruff check .
-	$(BIN)/python -m ruff format --check .
-	$(BIN)/python -m mypy
+	$(PLAIN) -m ruff check .
+	$(PLAIN) -m ruff format --check .
+	$(PLAIN) -m mypy
 
 audit: ready-dev
 	$(BIN)/python scripts/audit.py

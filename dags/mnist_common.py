@@ -12,6 +12,7 @@ from airflow.sdk.configuration import conf
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from mnist_tasks.config import RunConfig
+from mnist_tasks.disk import DiskError, disk_named
 from mnist_tasks.errors import TaskError, may_pass
 from mnist_tasks.workspace import Workspace
 
@@ -98,10 +99,11 @@ def skip_as_before(handed_on: XCom, run_id: str) -> None:
 
 @contextmanager
 def no_retry_for_bad_input() -> Iterator[None]:
-    """Fail at once where a retry would fail the same way."""
+    """Fail at once where a retry would fail the same way; name a full disk, wherever it was met."""
     try:
-        yield
-    except TaskError as error:
+        with disk_named(Workspace.from_environment().root, below=True):
+            yield
+    except (TaskError, DiskError) as error:
         if may_pass(error):
             raise
         raise AirflowFailException(str(error)) from error

@@ -183,9 +183,11 @@ def _standing() -> str:
 
 def _rollback(context: Context) -> News:
     outcome = context["outlet_events"][CHAMPION].extra
+    # None where there was no champion, as one had been retired.
+    instead = f", instead of version {outcome['replaces']}" if outcome["replaces"] else ""
     text = (
-        f"It is version {outcome['restores']} again, instead of version {outcome['replaces']}; "
-        f"accuracy {outcome['accuracy']:.4f}.\nReason: {context['params']['reason']}"
+        f"It is version {outcome['restores']} again{instead}; accuracy {outcome['accuracy']:.4f}.\n"
+        f"Reason: {context['params']['reason']}"
     )
     return _news("rolled back", f"rolled back, version {outcome['version']} is champion", text, context)
 

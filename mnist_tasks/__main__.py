@@ -14,6 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from mnist_tasks.disk import disk_named
 from mnist_tasks.errors import InputError, ModelError, TaskError
 from mnist_tasks.registry import ModelDirectory, Version
 from mnist_tasks.workspace import Workspace
@@ -33,7 +34,9 @@ def main(arguments: list[str]) -> int:
         stderr = os.fdopen(os.dup(2), "w", errors="backslashreplace")
         logging.basicConfig(level=options.log_level, format="%(message)s", stream=stderr)
     try:
-        status: int = options.run(options, Workspace.from_environment())
+        workspace = Workspace.from_environment()
+        with disk_named(workspace.root, below=True):
+            status: int = options.run(options, workspace)
         return status
     except (TaskError, OSError, MemoryError) as error:
         text = f"failed: {error or 'out of memory'}"

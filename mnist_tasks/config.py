@@ -142,10 +142,11 @@ class TrainConfig(Settings):
     shift: int = Field(
         0, ge=0, le=8, title="Random shift", description="Augmentation: pixels that a training image is moved at most."
     )
-    precision: Annotated[str, one_of("float32", "mixed_bfloat16")] = Field(
+    precision: Annotated[str, one_of("auto", "float32", "mixed_bfloat16")] = Field(
         "float32",
         title="Precision",
-        description="What the layers compute in while they are trained. The published model is float32.",
+        description="What the layers compute in while they are trained; `auto`: bfloat16 where the device multiplies "
+        "in it, float32 elsewhere. The published model is float32.",
     )
     validation_split: float = Field(
         0,
@@ -214,7 +215,7 @@ _CNN = {
     "schedule": "one_cycle",
     "label_smoothing": 0.1,
     "dropout": 0,
-    "precision": "mixed_bfloat16",
+    "precision": "auto",
 }
 
 # Named recipes: what each is for, and what it sets otherwise than `classic`. A new one is a new entry here.

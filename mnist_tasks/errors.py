@@ -15,7 +15,9 @@ LASTING = frozenset(
         errno.ELOOP,
         errno.ENAMETOOLONG,
         errno.ENOENT,
+        errno.ENOSYS,
         errno.ENOTDIR,
+        errno.EOPNOTSUPP,
         errno.EPERM,
         errno.EROFS,
     }

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -24,7 +23,7 @@ from mnist_tasks.metrics import Metrics, measure
 from mnist_tasks.models import weights_sha256
 from mnist_tasks.provenance import library_versions
 from mnist_tasks.registry import GOLDEN, MODEL, SAVED_MODEL, ModelDirectory, Version
-from mnist_tasks.runtime import log_group, reported, use_devices
+from mnist_tasks.runtime import log_group, not_worth_a_night, reported, use_devices
 from mnist_tasks.yardstick import TestImages, published_accuracy
 
 if TYPE_CHECKING:
@@ -281,17 +280,8 @@ def _draw(
     }
     for name, draw in drawings.items():
         (folder / name).unlink(missing_ok=True)  # an earlier try's
-        with _not_worth_a_night(name), figures.plain():
+        with not_worth_a_night(name), figures.plain():
             write_atomically(folder / name, draw)
-
-
-@contextmanager
-def _not_worth_a_night(what: str) -> Iterator[None]:
-    """Around what is only looked at: whatever it fails with is a line in the log."""
-    try:
-        yield
-    except Exception as error:
-        log.warning("%s is not drawn, and all goes on without it: %s: %s", what, type(error).__name__, error)
 
 
 def _same_weights(model: keras.Model, expected: str) -> Finding:

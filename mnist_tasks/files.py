@@ -7,10 +7,11 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from mnist_tasks.disk import disk_named
 from mnist_tasks.errors import ModelError, may_pass
 
 
@@ -49,11 +50,13 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     """Have `write` fill a file beside `path`, with the same suffix, then put it in place in one step."""
     temporary = path.with_name(f".{os.getpid()}-{path.name}")
     try:
-        write(temporary)
-        fsync(temporary)
-        temporary.replace(path)
+        with disk_named(path):
+            write(temporary)
+            fsync(temporary)
+            temporary.replace(path)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # on a disk that can no longer be written to; the first error is the one to tell of
+            temporary.unlink(missing_ok=True)
         raise
     fsync(path.parent)
 
@@ -117,13 +120,15 @@ def new_folder(target: Path) -> Iterator[Path]:
     `staging_folders` that an earlier kill left, and has made sure that `target` does not exist.
     """
     staging = target.with_name(f".staging-{target.name}")
-    staging.mkdir()
+    with disk_named(target):
+        staging.mkdir()
     try:
-        yield staging
-        for path in sorted(staging.rglob("*"), reverse=True):
-            fsync(path)
-        fsync(staging)
-        staging.rename(target)
+        with disk_named(target):
+            yield staging
+            for path in sorted(staging.rglob("*"), reverse=True):
+                fsync(path)
+            fsync(staging)
+            staging.rename(target)
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
         raise

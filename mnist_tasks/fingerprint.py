@@ -1,9 +1,10 @@
 """What a training depends on, as digests, and whether tonight's could only make the champion again.
 
 Training is deterministic: the same data, recipe, code and library versions give the same weights, bit for bit, on the
-same kind of machine. So a night on which none of them has changed since the champion was trained, and the gate asks for
-what it asked for then, can only end with the model that is champion already; and one like the night whose candidate was
-rejected last, with the same champion, only with the same rejection. In doubt, the answer is to train.
+same kind of machine in the same environment. So a night on which none of them has changed since the champion was
+trained, and the gate asks for what it asked for then, can only end with the model that is champion already; and one
+like the night whose candidate was rejected last, with the same champion, only with the same rejection. In doubt, the
+answer is to train.
 
 Imports neither NumPy nor TensorFlow: it decides whether they are needed.
 """
@@ -17,12 +18,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mnist_tasks import processor
 from mnist_tasks.config import TrainConfig
 from mnist_tasks.errors import ModelError
 from mnist_tasks.files import write_json
 from mnist_tasks.gate import Policy
 from mnist_tasks.outcome import UNCHANGED
-from mnist_tasks.provenance import library_versions
+from mnist_tasks.provenance import gpus, kernel_variables, library_versions
 from mnist_tasks.registry import DECISION, ModelDirectory, Version
 
 log = logging.getLogger(__name__)
@@ -40,12 +42,19 @@ LAST_REJECTED = "rejected.json"
 
 
 def fingerprint(dataset: str, config: TrainConfig) -> dict[str, str]:
-    """What the weights depend on: the dataset's digest, and one of the recipe, the package's code and the libraries."""
+    """What the weights depend on: the dataset's digest, and one each of recipe, code, libraries and kind of machine."""
+    machine = {
+        "processor": processor.name(),
+        "flags": sorted(processor.flags()),
+        "gpus": gpus() if config.device != "cpu" else [],
+        "environment": kernel_variables(config.architecture),
+    }
     return {
         "dataset": dataset,
         "recipe": _digest(config.model_dump(exclude=NOT_IN_THE_RECIPE)),
         "code": _digest({path.name: path.read_text(encoding="utf-8") for path in PACKAGE.glob("*.py")}),
         "libraries": _digest(library_versions()),
+        "machine": _digest(machine),
     }
 
 

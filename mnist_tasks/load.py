@@ -36,6 +36,7 @@ from mnist_tasks.dataset import (
     folder_digest,
     write_array,
 )
+from mnist_tasks.disk import RAW, RUN, VERSION, require_space, space_for_dataset
 from mnist_tasks.errors import InputError, ModelError, may_pass
 from mnist_tasks.files import new_folder, remove_staging_folders, write_json
 from mnist_tasks.gate import OVERALL, Check
@@ -43,9 +44,10 @@ from mnist_tasks.inbox import Batch, find_batches
 from mnist_tasks.neighbours import Reference
 from mnist_tasks.reach import Reach
 from mnist_tasks.registry import ModelDirectory
-from mnist_tasks.runtime import log_group, reported
+from mnist_tasks.runtime import log_group, not_worth_a_night, reported
 from mnist_tasks.sources import (
     KNOWN_DIGESTS,
+    MNIST_IMAGES,
     MNIST_TEST_DIGEST,
     MNIST_TEST_IMAGES,
     check_link,
@@ -156,6 +158,10 @@ class _Loading:
         ]
         known = KNOWN_DIGESTS.get(self.source)
         there = known and _is_intact(self.datasets / known)
+        if known and complete:  # what comes of them may lie there already: the source's own copy is needed for certain
+            self._require_space(0 if there else MNIST_IMAGES * RAW)
+        elif known:
+            self._require_space(space_for_dataset(MNIST_IMAGES, self.datasets / known, whole=bool(there)))
         base = self.datasets / str(known) if there else self._fetch_source(known)
         if known:
             message = f"the content digest is MNIST's, {known}: it is known to keep all rules"
@@ -212,6 +218,7 @@ class _Loading:
         """MNIST's four arrays, in the folder for work."""
         mnist = self.work / "mnist"
         if not mnist.exists():
+            self._require_space(MNIST_IMAGES * RAW)
             mnist.mkdir()
             fetch("builtin", mnist)
         return mnist
@@ -292,12 +299,14 @@ class _Loading:
         fixed = self.test_set["fixed_test_images"]
         found = validate(new, known, self.rules, reference=reference, champion=champion, fixed_test_images=fixed)
         sheet = self.work / _sheet(number)
-        _draw(new, found.doubted, sheet)
-        self.sheets[sheet.name] = sheet
+        with not_worth_a_night(sheet.name):
+            _draw(new, found.doubted, sheet)
+            self.sheets[sheet.name] = sheet
         verdict, reason = ("quarantined", "; ".join(found.problems)) if found.problems else ("merged", "")
         checks = [passed_schema(sizes), *found.checks]
         images = (sizes.get("train", 0), sizes.get("test", 0))
-        return Entry(batch.name, verdict, reason, *images, sheet.name, checks), new
+        picture = sheet.name if sheet.name in self.sheets else None
+        return Entry(batch.name, verdict, reason, *images, picture, checks), new
 
     def _champion_data(self) -> dict[str, Any] | None:
         """`dataset.json` of the data that the champion was trained on; None if there is none, or it cannot be read."""
@@ -322,6 +331,8 @@ class _Loading:
         digest = merged.name if merged.parent == self.datasets else folder_digest(merged)
         folder = self.datasets / digest
         reused = merged == folder or _is_intact(folder)
+        images = sum(len(ArrayFile.open(merged / f"y_{split}.npy")) for split in SPLITS)
+        self._require_space(space_for_dataset(images, folder, self.work))
         if not reused:
             if folder.exists():
                 log.warning("%s no longer has the content of its digest; writing it again", folder)
@@ -344,6 +355,11 @@ class _Loading:
         sizes = (description["train_images"], description["test_images"])
         quarantined = sum(entry.verdict == "quarantined" for entry in self.entries)
         return Loaded(digest, *sizes, reused, len(self._merged()), quarantined)
+
+    def _require_space(self, for_dataset: int) -> None:
+        """Stop a run that does not fit on the disk, before it has cost anything; raises an `InputError`."""
+        rest = {place: size for place, size in ((self.run, RUN), (self.models, VERSION)) if place}
+        require_space({self.datasets: for_dataset, **rest})
 
     def _merged(self) -> list[Entry]:
         return [entry for entry in self.entries if entry.verdict == "merged"]
@@ -376,7 +392,8 @@ class _Loading:
         mean = float(np.average(levels, weights=counts))
         figures = folder / "figures"
         figures.mkdir()
-        pictures.mean_images(means, figures / MEANS)
+        with not_worth_a_night(MEANS):
+            pictures.mean_images(means, figures / MEANS)
         merged = self._merged()
         for entry in merged:
             if entry.picture:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from mnist_tasks.config import TrainConfig
 from mnist_tasks.dataset import Dataset
 from mnist_tasks.normalize import normalize
-from mnist_tasks.provenance import library_versions
 from mnist_tasks.registry import MODEL, ModelDirectory, Version
 from mnist_tasks.train import train
 from mnist_tasks.workspace import Workspace
@@ -33,10 +34,20 @@ def reproduce(version: Version, workspace: Workspace) -> list[str]:
         trained = train(dataset.folder, config, Path(run))
         if trained.weights_sha256 == metadata["weights_sha256"]:
             return []
-        now = {**library_versions(), "device": trained.device}
-        then = {**metadata["library_versions"], "device": metadata["device"]}
-        changed = [f"{name} was {then.get(name)}, is {now[name]}" for name in now if now[name] != then.get(name)]
+        now, then = _circumstances(json.loads((Path(run) / "training.json").read_text())), _circumstances(metadata)
+        changed = [
+            f"{name} was {then.get(name, 'not set')}, is {now.get(name, 'not set')}"
+            for name in sorted(now.keys() | then.keys())
+            if now.get(name) != then.get(name)
+        ]
         return [*changed, *_different_weights(version.model, Path(run) / MODEL)]
+
+
+def _circumstances(training: Mapping[str, Any]) -> dict[str, str]:
+    """What decides the weights beside recipe and data; an older release has not written all of it down."""
+    processor = training.get("hardware", {}).get("processor", "unknown")
+    at_hand = {"device": training["device"], "processor": processor}
+    return {**training["library_versions"], **training.get("environment", {}), **at_hand}
 
 
 def _different_weights(then: Path, now: Path) -> Iterator[str]:

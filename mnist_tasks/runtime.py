@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
+from mnist_tasks import processor
 from mnist_tasks.errors import InputError
 from mnist_tasks.library_memory import import_tensorflow
 
@@ -60,6 +61,15 @@ def log_group(log: logging.Logger, title: str) -> Iterator[None]:
         log.info("::endgroup::")
 
 
+@contextmanager
+def not_worth_a_night(picture: str) -> Iterator[None]:
+    """Around drawing what is only looked at: whatever it fails with is a line in the log."""
+    try:
+        yield
+    except Exception as error:
+        log.warning("%s is not drawn, and all goes on without it: %s: %s", picture, type(error).__name__, error)
+
+
 def peak_memory_mb() -> float:
     """The largest resident set that this process has had since it was forked or started, in MB (10^6 bytes).
 
@@ -100,6 +110,33 @@ def use_devices(device: str = "auto") -> str:
         return f"GPU {tf.config.experimental.get_device_details(gpus[0]).get('device_name', gpus[0].name)}"
     tf.config.set_visible_devices([], "GPU")
     return f"CPU ({len(os.sched_getaffinity(0))} cores)"
+
+
+def precision(asked: str, device: str) -> str:
+    """What the layers compute in: what is asked for, and for `auto` bfloat16 where the device multiplies in it.
+
+    Args:
+        asked: `auto`, `float32` or `mixed_bfloat16`.
+        device: what `use_devices` has returned.
+    """
+    import tensorflow as tf
+
+    if device.startswith("GPU"):
+        details = (tf.config.experimental.get_device_details(gpu) for gpu in tf.config.list_physical_devices("GPU"))
+        # https://docs.nvidia.com/cuda/cuda-c-programming-guide, "Arithmetic Instructions": from compute capability 8.0.
+        has_bfloat16 = all(found.get("compute_capability", (0, 0)) >= (8, 0) for found in details)
+    else:
+        has_bfloat16 = processor.computes_bfloat16()
+    if asked == "auto":
+        log.info("precision auto: the %s %s bfloat16", device, "multiplies in" if has_bfloat16 else "does not have")
+        return "mixed_bfloat16" if has_bfloat16 else "float32"
+    if asked == "mixed_bfloat16" and not has_bfloat16:
+        log.warning(
+            "precision: mixed_bfloat16: the %s does not have bfloat16, so that it is emulated: the training takes "
+            "about seven times as long as with precision=float32",
+            device,
+        )
+    return asked
 
 
 def use_threads(intra_op: int, inter_op: int) -> None:

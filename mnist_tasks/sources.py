@@ -91,6 +91,7 @@ FORMS = "an .npz file, or of a folder with MNIST's IDX files or with pictures in
 # Of MNIST's 10,000 test images and their labels (see digest_of_test_set).
 MNIST_TEST_IMAGES = 10_000
 MNIST_TEST_DIGEST = "938232450ccb2eafbd2dfa54f760c3ba310b167a1c150ecf2aab9cfa82dddb47"
+MNIST_IMAGES = 70_000
 
 KNOWN_DIGESTS: Mapping[str, str] = {"builtin": MNIST_DIGEST, "keras": MNIST_DIGEST}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,9 +22,9 @@ from mnist_tasks.files import new_folder, remove_staging_folders, write_atomical
 from mnist_tasks.fingerprint import NOT_IN_THE_RECIPE, fingerprint
 from mnist_tasks.fit import Epoch, Rows, build, fit
 from mnist_tasks.models import export, published_model, trainable_model, weights_sha256
-from mnist_tasks.provenance import git_commit, hardware, library_versions
+from mnist_tasks.provenance import git_commit, hardware, kernel_variables, library_versions
 from mnist_tasks.registry import MODEL, SAVED_MODEL
-from mnist_tasks.runtime import distribution, is_chief, log_group, reported, use_devices, use_threads
+from mnist_tasks.runtime import distribution, is_chief, log_group, precision, reported, use_devices, use_threads
 
 if TYPE_CHECKING:
     import keras
@@ -70,8 +71,12 @@ def train(dataset_folder: Path, config: TrainConfig, run: Path) -> Trained:
     dataset.verify("train")
     images, labels = dataset.normalized("train"), dataset.labels("train")
 
+    traits = fingerprint(dataset.digest, config)
+    chosen = kernel_variables(config.architecture)
+    os.environ.update(chosen)
     # Not before the checks: it imports TensorFlow, which takes seconds.
     device = use_devices(config.device)
+    config = config.model_copy(update={"precision": precision(config.precision, device)})
     use_threads(intra_op=1, inter_op=1 if config.architecture == "mlp" else 2)
     strategy = distribution(config.strategy)
     writes = config.strategy != "multi_worker" or is_chief()
@@ -81,11 +86,13 @@ def train(dataset_folder: Path, config: TrainConfig, run: Path) -> Trained:
     with log_group(log, "the recipe"):
         for name, value in config:
             log.info("%s: %s", name, value)
+        for name, value in chosen.items():
+            log.info("%s: %s", name, value)
     recipe = config.model_dump(exclude=NOT_IN_THE_RECIPE)
     origin = {"config": recipe, "dataset": dataset.digest, "library_versions": library_versions()}
-    traits = fingerprint(dataset.digest, config)
-    # Epochs of other code would make the fingerprint untrue.
-    checkpoint = Checkpoint(run / "checkpoint.npz", {**origin, "code": traits["code"]}, writable=writes)
+    # Epochs of other code, or on another kind of machine, would make the fingerprint untrue.
+    beside = {name: traits[name] for name in ("code", "machine")}
+    checkpoint = Checkpoint(run / "checkpoint.npz", {**origin, **beside}, writable=writes)
 
     with _out_of_memory_named(config):
         with strategy.scope():
@@ -138,6 +145,7 @@ def train(dataset_folder: Path, config: TrainConfig, run: Path) -> Trained:
                 "fingerprint": traits,
                 "device": device,
                 "hardware": hardware(),
+                "environment": chosen,
                 "git_commit": git_commit(),
                 "seconds": seconds,
                 "weights_sha256": digest,

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from mnist_tasks.disk import RUN, VERSION, require_space
 from mnist_tasks.errors import InputError
+from mnist_tasks.filesystem import try_out
 
 PROJECT = Path(__file__).resolve().parent.parent
 
@@ -87,20 +88,12 @@ class Workspace:
         return self.datasets / digest
 
     def prepare(self) -> None:
-        """Make the folders and try to write to each, before any work is done that could not be kept.
+        """Make the folders and try out what writing to each needs, before any work is done that could not be kept.
 
         Raises:
-            InputError: naming the folder that cannot be written to, and why.
+            InputError: naming the folder, what cannot be done there or how much space it lacks, and the way out.
         """
-        for folder in (self.datasets, self.root / "runs", self.models):
-            try:
-                folder.mkdir(parents=True, exist_ok=True)
-                with tempfile.NamedTemporaryFile(dir=folder, prefix=".writable-") as file:
-                    file.write(b"\0" * 4096)
-                    file.flush()
-                    os.fsync(file.fileno())
-            except OSError as error:
-                raise InputError(
-                    f"{folder} cannot be written to: {error.strerror}; give it to the user that runs the tasks, free "
-                    "space on it, or set MNIST_HOME to another folder"
-                ) from error
+        runs = self.root / "runs"
+        for folder in (self.datasets, runs, self.models):
+            try_out(folder, links=folder == self.models)
+        require_space({runs: RUN, self.models: VERSION})

@@ -83,6 +83,35 @@ def test_a_batch_gives_the_same_digest_in_every_form(
     assert dataset.description()["source"] == f"{base} with 1 of the inbox's batches"
 
 
+def test_pictures_that_fail_cost_a_line_in_the_log_and_no_batch(
+    base: Path,
+    held_out: tuple[UInt8, UInt8],
+    inbox: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("no font")
+
+    monkeypatch.setattr("mnist_tasks.pictures.contact_sheet", fail)
+    monkeypatch.setattr("mnist_tasks.pictures.mean_images", fail)
+    images, labels = held_out
+    done(write_npz(inbox / "good", images[:500], labels[:500]))
+
+    loaded = load(str(base), tmp_path / "datasets", inbox=inbox, run=tmp_path / "run")
+
+    assert loaded.batches == 1
+    assert (batches(tmp_path / "run")["good.npz"]["verdict"], batches(tmp_path / "run")["good.npz"]["picture"]) == (
+        "merged",
+        None,
+    )
+    assert [line for line in caplog.messages if line.endswith("goes on without it: RuntimeError: no font")] == [
+        "batch-01.png is not drawn, and all goes on without it: RuntimeError: no font",
+        "means.png is not drawn, and all goes on without it: RuntimeError: no font",
+    ]
+
+
 def test_wrong_labels_and_test_images_are_caught_and_the_rest_goes_on(
     base: Path, held_out: tuple[UInt8, UInt8], mnist: Digits, inbox: Path, tmp_path: Path
 ) -> None:

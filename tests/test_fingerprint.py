@@ -127,6 +127,36 @@ def test_changed_code_is_a_reason_to_train(night: Night, tmp_path: Path, monkeyp
     assert night.ends() is None
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("TF_NUM_INTRAOP_THREADS", "2"),
+        ("TF_XLA_FLAGS", "--tf_xla_auto_jit=2 --tf_xla_cpu_global_jit"),
+        ("TF_ENABLE_ONEDNN_OPTS", "0"),
+        ("ONEDNN_MAX_CPU_ISA", "AVX2"),
+    ],
+)
+def test_a_variable_that_chooses_kernels_is_a_reason_to_train(
+    name: str, value: str, night: Night, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+
+    assert night.ends() is None
+
+
+def test_variables_that_change_no_weight_are_no_reason_to_train(night: Night, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"TF_CPP_MIN_LOG_LEVEL": "0", "OMP_NUM_THREADS": "1", "TZ": "Asia/Tokyo"}.items():
+        monkeypatch.setenv(name, value)
+
+    assert night.ends()
+
+
+def test_another_kind_of_processor_is_a_reason_to_train(night: Night, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mnist_tasks.processor.name", lambda: "another one")
+
+    assert night.ends() is None
+
+
 @pytest.mark.parametrize("library", ["tensorflow", "keras", "numpy", "mnist-tasks"])
 def test_a_changed_library_is_a_reason_to_train(night: Night, library: str, monkeypatch: pytest.MonkeyPatch) -> None:
     import importlib.metadata

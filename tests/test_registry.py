@@ -287,6 +287,17 @@ def test_a_rollback_works_where_hard_links_do_not(three: ModelDirectory, monkeyp
     assert three.damage(rollback(three)) == []
 
 
+@pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC, errno.ESTALE])
+def test_a_link_that_fails_for_another_reason_fails_the_rollback(
+    code: int, three: ModelDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(OSError(code, os.strerror(code))))
+
+    with pytest.raises(OSError, match=re.escape(os.strerror(code))):
+        rollback(three)
+    assert champion_number(three) == 3
+
+
 # Tidying up
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -72,6 +73,51 @@ def test_history_and_record_say_how_it_was_made(
     for number, line in enumerate(lines, start=1):
         assert f"epoch {number}/2: loss " in line
         assert all(part in line for part in (", accuracy ", " images/s, ", " s left"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "resolved"), [({"avx2", "fma"}, "float32"), ({"avx2", "avx512_bf16"}, "mixed_bfloat16")]
+)
+def test_auto_is_the_precision_that_the_processor_multiplies_in(
+    flags: set[str], resolved: str, dataset: Path, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mnist_tasks.processor.flags", lambda: frozenset(flags))
+
+    train(dataset, TrainConfig(epochs=1, precision="auto", device="cpu"), workspace.run("new"))
+
+    assert json.loads((workspace.run("new") / "training.json").read_text())["config"]["precision"] == resolved
+
+
+def test_asking_for_bfloat16_where_it_is_emulated_is_done_with_a_warning(
+    dataset: Path, workspace: Workspace, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("mnist_tasks.processor.flags", lambda: frozenset({"avx2"}))
+
+    train(dataset, TrainConfig(epochs=1, precision="mixed_bfloat16", device="cpu"), workspace.run("new"))
+
+    (warning,) = (record.getMessage() for record in caplog.records if record.levelno == logging.WARNING)
+    assert "is emulated" in warning
+    assert "precision=float32" in warning
+    assert json.loads((workspace.run("new") / "training.json").read_text())["config"]["precision"] == "mixed_bfloat16"
+
+
+def test_one_dnn_is_asked_for_with_convolutions_unless_the_user_has_decided(
+    dataset: Path, workspace: Workspace
+) -> None:
+    script = (
+        "import json, sys; from pathlib import Path\n"
+        "from mnist_tasks.config import TrainConfig; from mnist_tasks.train import train\n"
+        "run = Path(sys.argv[2]); train(Path(sys.argv[1]), TrainConfig(epochs=1, architecture=sys.argv[3]), run)\n"
+        "print(json.loads((run / 'training.json').read_text())['environment'].get('TF_ENABLE_ONEDNN_OPTS'))"
+    )
+
+    def chosen(architecture: str, **environment: str) -> str:
+        command = [sys.executable, "-c", script, str(dataset), str(workspace.run("new")), architecture]
+        clean = {name: value for name, value in os.environ.items() if name != "TF_ENABLE_ONEDNN_OPTS"}
+        result = subprocess.run(command, check=True, capture_output=True, text=True, env={**clean, **environment})
+        return result.stdout.strip()
+
+    assert [chosen("mlp"), chosen("cnn-2"), chosen("cnn-2", TF_ENABLE_ONEDNN_OPTS="0")] == ["None", "1", "0"]
 
 
 def test_it_says_which_device_it_trains_on(

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
+import signal
+import stat
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from mnist_tasks.errors import InputError
+from mnist_tasks.errors import InputError, may_pass
 from mnist_tasks.workspace import PROJECT, Workspace
 from tests.helpers import small_disk, without_root
 
@@ -76,13 +84,20 @@ def test_a_model_directory_that_is_not_writable_is_named(tmp_path: Path) -> None
 
 
 def test_a_full_disk_is_named(tmp_path: Path) -> None:
-    with small_disk(tmp_path / "disk", "64K") as disk:
+    with small_disk(tmp_path / "disk", "8M") as disk:
         workspace = Workspace(disk)
         workspace.prepare()
-        (disk / "filler").write_bytes(b"\0" * shutil.disk_usage(disk).free)
+        filler = disk / "filler"
+        filler.write_bytes(b"\0" * (shutil.disk_usage(disk).free - 1_000_000))
 
-        with pytest.raises(InputError, match="cannot be written to: No space left on device"):
+        with pytest.raises(InputError, match=r"/runs has too little space: a run needs 5\.0 MB more, but 1\.0 of 8\.4"):
             workspace.prepare()
+
+        with filler.open("ab") as file:
+            file.write(b"\0" * shutil.disk_usage(disk).free)
+        with pytest.raises(InputError, match=r"/datasets failed: No space left on device: 0\.0 of 8\.4 MB are free;"):
+            workspace.prepare()
+        assert hidden(disk) == []
 
 
 def test_a_file_in_place_of_a_folder_is_named(tmp_path: Path) -> None:
@@ -90,3 +105,148 @@ def test_a_file_in_place_of_a_folder_is_named(tmp_path: Path) -> None:
 
     with pytest.raises(InputError, match=r"/models cannot be written to: File exists"):
         Workspace(tmp_path).prepare()
+
+
+def hidden(folder: Path) -> list[Path]:
+    return list(folder.rglob(".*"))
+
+
+@pytest.fixture(scope="session")
+def without_links(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A library that, loaded before all others, refuses links as vfat, exFAT and some network file systems do."""
+    compiler = shutil.which("gcc")
+    if not compiler:
+        pytest.skip("a library that refuses links is made with gcc, which is not installed")
+    folder = tmp_path_factory.mktemp("preload")
+    (folder / "nolinks.c").write_text(
+        "#include <errno.h>\n"
+        "int symlink(const char *a, const char *b) { errno = EPERM; return -1; }\n"
+        "int symlinkat(const char *a, int f, const char *b) { errno = EPERM; return -1; }\n"
+        "int link(const char *a, const char *b) { errno = EPERM; return -1; }\n"
+        "int linkat(int f, const char *a, int g, const char *b, int h) { errno = EPERM; return -1; }\n"
+    )
+    library = folder / "nolinks.so"
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", library, folder / "nolinks.c"], check=True)
+    return library
+
+
+def test_a_file_system_without_links_is_named_before_anything_starts(without_links: Path, tmp_path: Path) -> None:
+    """By `make run`, which would start Airflow next."""
+    result = subprocess.run(
+        [sys.executable, str(PROJECT / "scripts" / "run.py"), "epochs=1"],
+        env={**os.environ, "MNIST_HOME": str(tmp_path / "home"), "LD_PRELOAD": str(without_links)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+    assert result.returncode == 2, result.stderr
+    assert f"{tmp_path}/home/models has a file system without symbolic links" in result.stderr
+    assert "Operation not permitted; set MNIST_HOME to a folder on another file system" in result.stderr
+    assert sorted(path.name for path in (tmp_path / "home").rglob("*")) == ["datasets", "models", "runs"]
+
+
+def test_a_file_system_without_hard_links_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.link", refusing(errno.EPERM))
+
+    Workspace(tmp_path).prepare()
+
+
+def refusing(number: int, when: Callable[..., bool] = lambda *_: True) -> Callable[..., Any]:
+    """A system call that fails if `when` says so of its arguments, and else does nothing."""
+
+    def call(*arguments: Any, **_: Any) -> None:
+        if when(*arguments):
+            raise OSError(number, os.strerror(number))
+
+    return call
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOLCK])
+def test_a_file_system_without_locks_is_named(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fcntl.flock", refusing(number))
+
+    with pytest.raises(InputError, match=r"/datasets has a file system without locks \(flock\)") as refused:
+        Workspace(tmp_path).prepare()
+
+    assert os.strerror(number) in str(refused.value)
+    assert may_pass(refused.value) == (number == errno.ENOLCK)  # the server for locks may be back later
+    assert hidden(tmp_path) == []
+
+
+def test_locks_that_lock_nothing_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fcntl.flock", lambda *_: None)
+
+    with pytest.raises(
+        InputError, match=r"locks \(flock\), .*: a second lock on the same file was granted; set MNIST_HOME"
+    ):
+        Workspace(tmp_path).prepare()
+
+
+def test_locks_that_are_never_granted_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fcntl.flock", refusing(errno.EACCES))
+
+    with pytest.raises(InputError, match=r"locks \(flock\), .*: none was granted in 100 tries; set MNIST_HOME"):
+        Workspace(tmp_path).prepare()
+    assert hidden(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("call", "when", "problem"),
+    [
+        ("os.rename", lambda *_: True, "datasets has a file system that cannot rename"),
+        ("os.replace", lambda source, _: Path(source).name == "new", "datasets has a file system that cannot rename"),
+        (
+            "os.replace",
+            lambda source, _: Path(source).is_symlink(),
+            "models has a file system that cannot replace a",
+        ),
+        ("os.fsync", lambda _: True, "datasets has a file system that cannot bring files and folders to the disk"),
+        (
+            "os.fsync",
+            lambda descriptor: stat.S_ISDIR(os.fstat(descriptor).st_mode),
+            "datasets has a file system that cannot bring files and folders to the disk",
+        ),
+    ],
+    ids=["folder", "file", "link", "fsync", "fsync of a folder"],
+)
+def test_what_a_file_system_cannot_do_is_named(
+    call: str, when: Callable[..., bool], problem: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = getattr(os, call.removeprefix("os."))
+
+    def some(*arguments: Any, **named: Any) -> Any:
+        if when(*arguments):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        return real(*arguments, **named)
+
+    monkeypatch.setattr(call, some)
+
+    with pytest.raises(InputError, match=f"{problem}.*: Invalid argument; set MNIST_HOME to a folder on another file"):
+        Workspace(tmp_path).prepare()
+    assert hidden(tmp_path) == []
+
+
+def test_what_a_killed_trial_has_left_is_removed(tmp_path: Path) -> None:
+    script = (
+        "import os, signal, sys\nfrom pathlib import Path\nfrom mnist_tasks.workspace import Workspace\n"
+        "os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\nWorkspace(Path(sys.argv[1])).prepare()"
+    )
+    assert subprocess.run([sys.executable, "-c", script, tmp_path]).returncode == -signal.SIGKILL
+    assert hidden(tmp_path)
+
+    Workspace(tmp_path).prepare()
+
+    assert hidden(tmp_path) == []
+
+
+def test_many_may_prepare_at_once(tmp_path: Path) -> None:
+    script = (
+        "import sys\nfrom pathlib import Path\nfrom mnist_tasks.workspace import Workspace\n"
+        "for _ in range(50):\n    Workspace(Path(sys.argv[1])).prepare()"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path)]
+    processes = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(4)]
+
+    assert [process.communicate(timeout=120)[1] for process in processes] == [""] * 4
+    assert hidden(tmp_path) == []
