@@ -227,6 +227,21 @@ def test_what_a_file_system_cannot_do_is_named(
     assert hidden(tmp_path) == []
 
 
+def test_a_link_that_a_rename_does_not_replace_is_named_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replace = Path.replace
+
+    def keeping(path: Path, target: Path) -> Path:
+        return target if target.is_symlink() else replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", keeping)
+
+    with pytest.raises(InputError, match=r"models has a file system that cannot replace a symbolic link") as refused:
+        Workspace(tmp_path).prepare()
+    assert not may_pass(refused.value)
+
+
 def test_what_a_killed_trial_has_left_is_removed(tmp_path: Path) -> None:
     script = (
         "import os, signal, sys\nfrom pathlib import Path\nfrom mnist_tasks.workspace import Workspace\n"
