@@ -277,9 +277,9 @@ def npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
             shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(file)
         else:
             shape, fortran_order, dtype = np.lib.format.read_array_header_2_0(file)
-    # The header is Python source, and so are its errors.
-    except (SyntaxError, TokenError, TypeError, ValueError, RecursionError, MemoryError) as error:
-        raise HeaderError("bad header of an array") from error
+    # The header is Python source, and so are its errors; Python calls one that nests too deep out of memory.
+    except (SyntaxError, TokenError, TypeError, ValueError, RecursionError, MemoryError):
+        raise HeaderError("bad header of an array") from None
     if any(side < 0 for side in shape):
         raise HeaderError(f"bad header of an array: shape {shape}")
     return shape, fortran_order, dtype

@@ -59,5 +59,6 @@ def may_pass(error: BaseException) -> bool:
             isinstance(cause, OSError) and cause.errno is not None and cause.errno not in LASTING
         ):
             return True
-        cause = cause.__cause__ or cause.__context__
+        # `from None` says that the error stands for itself.
+        cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
     return False

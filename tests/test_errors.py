@@ -29,6 +29,20 @@ def test_too_little_memory_may_pass() -> None:
     assert may_pass(MemoryError())
 
 
+def test_an_error_that_stands_for_itself_does_not_pass() -> None:
+    with pytest.raises(InputError) as caught:
+        _deep_header()
+
+    assert not may_pass(caught.value)
+
+
+def _deep_header() -> None:
+    try:
+        raise MemoryError
+    except MemoryError:
+        raise InputError("bad header of an array") from None
+
+
 def test_an_error_that_was_made_from_one_that_may_pass_may_pass() -> None:
     error = InputError("corrupt")
     error.__cause__ = OSError(errno.EIO, "now")
