@@ -430,7 +430,7 @@ def test_folders_named_as_idx_files_with_nothing_in_them_are_quarantined_by_name
 
 
 @pytest.mark.parametrize(
-    "where", ["mnist_tasks.sources.checked_labels", "mnist_tasks.load.validate", "mnist_tasks.load._draw"]
+    "where", ["mnist_tasks.sources.checked_labels", "mnist_tasks.load.validate", "mnist_tasks.load.passed_schema"]
 )
 def test_an_error_that_nobody_thought_of_quarantines_the_batch_and_leaves_a_trace(
     where: str,

@@ -181,15 +181,16 @@ def test_a_checkpoint_of_another_version_is_refused(
     assert "is of another training (library_versions differs); training starts anew" in caplog.text
 
 
-def test_a_checkpoint_of_other_code_is_refused(
+def test_a_checkpoint_of_other_code_on_another_machine_is_refused(
     dataset: Path, interrupted: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mnist_tasks.train.fingerprint", lambda *_: {"code": "another"})
+    monkeypatch.setattr("mnist_tasks.train.fingerprint", lambda *_: {"code": "another", "machine": "another"})
 
     train(dataset, TrainConfig(epochs=3), interrupted)
 
-    assert "is of another training (code differs); training starts anew" in caplog.text
-    assert json.loads((interrupted / "training.json").read_text())["fingerprint"] == {"code": "another"}
+    assert "is of another training (code, machine differs); training starts anew" in caplog.text
+    fingerprint = json.loads((interrupted / "training.json").read_text())["fingerprint"]
+    assert fingerprint == {"code": "another", "machine": "another"}
 
 
 @pytest.mark.parametrize("damage", ["empty", "truncated", "flipped", "garbage", "not an archive of arrays"])

@@ -23,6 +23,7 @@ from typing import Any, cast
 import pytest
 from airflow.sdk import DAG, BaseNotifier
 
+from mnist_tasks.disk import SPACE
 from mnist_tasks.errors import InputError, ModelError
 from mnist_tasks.promote import promote
 from mnist_tasks.workspace import Workspace
@@ -303,7 +304,9 @@ def test_a_task_that_is_retried_is_told_of_once_it_has_failed_for_good(
     (load,) = (task for task in run.get_task_instances() if task.task_id == "load")
     assert load.try_number == 3
     (text,) = chat()
-    assert text.startswith("mnist_training: load failed\n[Errno 28] No space left on device\n")
+    words = f"mnist_training: load failed\nwriting to {home.root} failed: No space left on device: "
+    assert text.startswith(words)
+    assert f"{SPACE}\nThere is no champion.\n" in text
 
 
 def test_a_rollback_and_its_failure_are_told(
