@@ -10,7 +10,7 @@ PLAIN := $(BIN)/python -E -X utf8  # whatever PYTHONPATH, PYTHONWARNINGS or the 
 ifneq (,$(filter run up stack-run,$(MAKECMDGOALS)))
 unexport $(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(name)))),$(name)))
 endif
-WITH_PARAMETERS := -E scripts/with_parameters.py
+WITH_PARAMETERS := scripts/with_parameters.py
 
 # A + has a line run even under -q. Not where make is only asked what it would do: by -n, -q or -t.
 ONLY_ASKED := $(foreach flag,n q t,$(findstring $(flag),$(filter-out --%,$(firstword -$(MAKEFLAGS)))))
@@ -39,10 +39,10 @@ help:
 	@echo "make clean                                 remove the environment and caches; var/ with your models stays"
 
 run: ready
-	$(ALWAYS)@exec $(BIN)/python $(WITH_PARAMETERS) $(BIN)/python -E scripts/run.py
+	$(ALWAYS)@exec $(PLAIN) $(WITH_PARAMETERS) $(PLAIN) scripts/run.py
 
 up: ready
-	@exec $(BIN)/python $(WITH_PARAMETERS) $(BIN)/python -E scripts/up.py
+	@exec $(PLAIN) $(WITH_PARAMETERS) $(PLAIN) scripts/up.py
 
 test: ready-dev
 	$(PLAIN) -m pytest
@@ -90,7 +90,7 @@ stack-up: env
 	COMMIT=$$(git describe --always --dirty --abbrev=40 --exclude='*' 2>/dev/null) $(COMPOSE) up --detach --build --wait
 
 stack-run:
-	$(ALWAYS)@exec $(PYTHON) $(WITH_PARAMETERS) $(COMPOSE) run --rm --no-deps --no-TTY init \
+	$(ALWAYS)@exec $(PYTHON) -E $(WITH_PARAMETERS) $(COMPOSE) run --rm --no-deps --no-TTY init \
 		python /opt/mnist/scripts/stack_run.py
 
 stack-down:

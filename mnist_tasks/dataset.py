@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from tokenize import TokenError
 from typing import IO, Any, Literal
@@ -70,12 +71,21 @@ def folder_digest(folder: Path) -> str:
 
 def digest_of_test_set(folder: Path, images: int) -> str:
     """SHA-256 over the first test images and their labels: the same for the same test set."""
-    total = hashlib.sha256(f"{images}\n".encode())
-    for name in ("x_test", "y_test"):
+
+    def first(name: str) -> Iterator[UInt8]:
         left = images
         for chunk in ArrayFile.open(folder / f"{name}.npy").chunks():
-            total.update(np.ascontiguousarray(chunk[:left]).data)
+            yield chunk[:left]
             left -= min(left, len(chunk))
+
+    return test_set_digest(images, chain(first("x_test"), first("y_test")))
+
+
+def test_set_digest(images: int, chunks: Iterable[UInt8]) -> str:
+    """SHA-256 of a test set: how many images it has, then these, then their labels, in chunks."""
+    total = hashlib.sha256(f"{images}\n".encode())
+    for chunk in chunks:
+        total.update(np.ascontiguousarray(chunk).data)
     return total.hexdigest()
 
 

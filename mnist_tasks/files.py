@@ -37,6 +37,11 @@ def reading(path: Path) -> Iterator[None]:
         raise
 
 
+def printable(text: str | Path) -> str:
+    """A text or a path for a message: what is not UTF-8, which no log could take, is written with escapes."""
+    return str(text).encode("utf-8", "backslashreplace").decode()
+
+
 def fsync(path: Path) -> None:
     """Wait until a file's bytes, or a folder's entries, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)

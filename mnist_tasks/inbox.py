@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mnist_tasks.errors import InputError, may_pass
-from mnist_tasks.files import below
+from mnist_tasks.files import below, printable
 
 SETTLED = 600.0
 DONE = ".done"
@@ -36,7 +36,7 @@ class Batch:
     @property
     def name(self) -> str:
         """Its name as logs and JSON can take it: bytes that are not UTF-8 are escaped."""
-        return self.path.name.encode("utf-8", "backslashreplace").decode()
+        return printable(self.path.name)
 
 
 def find_batches(inbox: Path, now: float | None = None) -> list[Batch]:

@@ -38,7 +38,7 @@ from mnist_tasks.dataset import (
 )
 from mnist_tasks.disk import RAW, RUN, VERSION, require_space, space_for_dataset
 from mnist_tasks.errors import InputError, ModelError, may_pass
-from mnist_tasks.files import new_folder, remove_staging_folders, write_json
+from mnist_tasks.files import new_folder, printable, remove_staging_folders, write_json
 from mnist_tasks.gate import OVERALL, Check
 from mnist_tasks.inbox import Batch, find_batches
 from mnist_tasks.neighbours import Reference
@@ -52,7 +52,6 @@ from mnist_tasks.sources import (
     MNIST_TEST_IMAGES,
     check_link,
     fetch,
-    printable,
 )
 from mnist_tasks.validation import (
     LEVELS,

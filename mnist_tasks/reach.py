@@ -27,6 +27,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from mnist_tasks.errors import InputError, may_pass
+from mnist_tasks.files import printable
 from mnist_tasks.workspace import Workspace
 
 SETTING = "MNIST_SOURCES"
@@ -105,9 +106,9 @@ class Reach:
         except (OSError, RuntimeError, ValueError) as error:  # a loop of links, no such user, a zero byte
             if may_pass(error):
                 raise
-            raise InputError(f"{_printable(str(text))} is no path: {error}") from error
+            raise InputError(f"{printable(text)} is no path: {error}") from error
         if not any(path.is_relative_to(folder) for folder in self.folders):
-            raise InputError(f"{_printable(str(text))} may not be read: {self._allowed()}")
+            raise InputError(f"{printable(text)} may not be read: {self._allowed()}")
         return path
 
     def host(self, url: str) -> tuple[str, int, bool]:
@@ -162,9 +163,9 @@ def scheme_of(url: str, whose: str = "source: ") -> str:
     scheme = url.partition("://")[0].lower()
     if scheme not in SCHEMES:
         chained = "chained protocols are not read; " if "::" in scheme else ""
-        raise InputError(f"{whose}{_printable(url)} cannot be read: {chained}use {', '.join(SCHEMES)}")
+        raise InputError(f"{whose}{printable(url)} cannot be read: {chained}use {', '.join(SCHEMES)}")
     if scheme in ("s3", "gs") and "::" in url:
-        raise InputError(f"{whose}{_printable(url)} cannot be read: chained protocols are not read")
+        raise InputError(f"{whose}{printable(url)} cannot be read: chained protocols are not read")
     return scheme
 
 
@@ -194,7 +195,7 @@ def addresses_of(host: str, port: int) -> list[str]:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except UnicodeError as error:
-        raise InputError(f"source: {_printable(host)} is no name of a host: {error}") from error
+        raise InputError(f"source: {printable(host)} is no name of a host: {error}") from error
     return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
 
@@ -217,17 +218,17 @@ def _not_public(address: Address) -> str | None:
 
 def _place(url: str, whose: str = "source: ") -> Place:
     scheme = scheme_of(url, whose)
-    if _printable(url) != url:
-        raise InputError(f"{whose}{_printable(url)} is no URL: it has bytes that are not UTF-8; write them as %FF")
+    if printable(url) != url:
+        raise InputError(f"{whose}{printable(url)} is no URL: it has bytes that are not UTF-8; write them as %FF")
     try:
         split = urlsplit(url)
         # Brackets belong to an address in IPv6, a dot at the end to a name from the root.
         host, port = (split.hostname or "").removesuffix("."), split.port
         host = host.encode("idna").decode()  # also checks how long each part of the name is
     except ValueError as error:  # UnicodeError is one
-        raise InputError(f"{whose}{_printable(url)} is no URL: {error}") from error
+        raise InputError(f"{whose}{printable(url)} is no URL: {error}") from error
     if not host or re.search(r"[\s\0\\]", split.netloc):
-        raise InputError(f"{whose}{_printable(url)} is no URL: it names no host or bucket")
+        raise InputError(f"{whose}{printable(url)} is no URL: it names no host or bucket")
     if scheme in PORTS:
         return Place(scheme, host, port or PORTS[scheme], _plain(split.path))
     # A bucket's name is a case of its own, and whatever follows it is the key.
@@ -249,11 +250,7 @@ def _file_path(url: str, whose: str) -> str:
     try:
         split = urlsplit(url)
     except ValueError as error:
-        raise InputError(f"{whose}{_printable(url)} is no URL: {error}; write file:///path") from error
+        raise InputError(f"{whose}{printable(url)} is no URL: {error}; write file:///path") from error
     if split.netloc not in ("", "localhost"):
-        raise InputError(f"{whose}{_printable(url)} names the host {_printable(split.netloc)}; write file:///path")
+        raise InputError(f"{whose}{printable(url)} names the host {printable(split.netloc)}; write file:///path")
     return unquote(split.path)
-
-
-def _printable(text: str) -> str:
-    return text.encode("utf-8", "backslashreplace").decode()

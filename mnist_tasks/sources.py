@@ -42,7 +42,7 @@ from mnist_tasks.dataset import (
     write_array,
 )
 from mnist_tasks.errors import InputError, may_pass
-from mnist_tasks.files import below
+from mnist_tasks.files import below, printable
 from mnist_tasks.library_memory import import_tensorflow
 from mnist_tasks.reach import Reach
 
@@ -461,11 +461,6 @@ def _check_size(what: str, shape: Sequence[int], itemsize: int, stored: int) -> 
         )
     if shape[0] > MOST_IMAGES:
         raise InputError(f"{what} announces {shape[0]:,} items, more than {MOST_IMAGES:,}; split it")
-
-
-def printable(path: Path) -> str:
-    """A path for a message: a name that is not UTF-8, which no log could take, is written with escapes."""
-    return str(path).encode("utf-8", "backslashreplace").decode()
 
 
 @contextmanager

@@ -5,7 +5,6 @@ MNIST's own are those that the package holds. They are known by their digest, so
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,12 +14,9 @@ from zipfile import BadZipFile
 import numpy as np
 import numpy.typing as npt
 
-from mnist_tasks.dataset import Dataset, Float32, UInt8
+from mnist_tasks.dataset import Dataset, Float32, UInt8, test_set_digest
 from mnist_tasks.errors import InputError, may_pass
-from mnist_tasks.sources import BUILTIN, MNIST_DIGEST
-
-MNIST_TEST_IMAGES = 10_000
-MNIST_TEST_SHA256 = "c3f9adf9c66efb572b1f9326c3a511b45910c7173b97be66ceceeeeaef6b802b"
+from mnist_tasks.sources import BUILTIN, MNIST_DIGEST, MNIST_TEST_DIGEST, MNIST_TEST_IMAGES
 
 
 @dataclass(frozen=True)
@@ -115,10 +111,9 @@ def mnist_test_set() -> tuple[UInt8, UInt8]:
         if may_pass(error):
             raise
         raise InputError(f"{BUILTIN}, which holds MNIST's test set, cannot be read: {error}; {again}") from error
-    found = hashlib.sha256(np.ascontiguousarray(images).data)
-    found.update(np.ascontiguousarray(labels).data)
-    if found.hexdigest() != MNIST_TEST_SHA256:
-        raise InputError(f"{BUILTIN} does not hold MNIST's test set: SHA-256 {found.hexdigest()}; {again}")
+    found = test_set_digest(len(images), [images, labels])
+    if found != MNIST_TEST_DIGEST:
+        raise InputError(f"{BUILTIN} does not hold MNIST's test set: SHA-256 {found}; {again}")
     return images, labels
 
 
