@@ -56,12 +56,12 @@ audit: ready-dev
 	$(BIN)/python scripts/audit.py
 
 bench: ready-dev
-	$(BIN)/python tests/benchmarks/nightly.py 3 var/benchmark-nightly.json
-	$(BIN)/python tests/benchmarks/training.py 5 var/benchmark-training.json
-	$(BIN)/python tests/benchmarks/growth.py 16 var/benchmark-growth.json
-	$(BIN)/python tests/benchmarks/gate.py var/benchmark-gate.json var/benchmark-gate.png
-	$(BIN)/python -m tests.benchmarks.data
-	$(BIN)/python -m tests.benchmarks.pages 3 var/benchmark-pages.json
+	$(BIN)/python benchmarks/nightly.py 3 var/benchmark-nightly.json
+	$(BIN)/python benchmarks/training.py 5 var/benchmark-training.json
+	$(BIN)/python benchmarks/growth.py 16 var/benchmark-growth.json
+	$(BIN)/python benchmarks/gate.py var/benchmark-gate.json var/benchmark-gate.png
+	$(BIN)/python -m benchmarks.data
+	$(BIN)/python -m benchmarks.pages 3 var/benchmark-pages.json
 
 # The environment, bound to this folder and its Python; the script ends at once if it is as it should be.
 CHOSEN := $(if $(filter file,$(origin PYTHON)),,'$(PYTHON)')

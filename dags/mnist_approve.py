@@ -13,8 +13,8 @@ from airflow.sdk.exceptions import TaskAwaitingInput
 from mnist_common import Context, kept_parameters, model_page, no_retry_for_bad_input, skip_as_before
 from mnist_notify import tell, waiting
 
-from mnist_tasks.errors import ModelError
-from mnist_tasks.gate import Approval, Policy
+from mnist_tasks.gate import Approval, GateConfig
+from mnist_tasks.system.errors import ModelError
 from mnist_tasks.workspace import Workspace
 
 APPROVE, REJECT = "Approve", "Reject"
@@ -54,7 +54,7 @@ class Approve(HITLOperator):
     @no_retry_for_bad_input()
     def execute(self, context: Context) -> dict[str, Any]:
         """Ask, and leave the worker until there is an answer."""
-        from mnist_tasks.files import read_json, sha256
+        from mnist_tasks.system.files import read_json, sha256
 
         skip_as_before(context["ti"].xcom_pull(task_ids="evaluate"), context["run_id"])
         params = {name: given for name, given in context["params"].items() if name != COMMENT}
@@ -88,7 +88,7 @@ class Approve(HITLOperator):
 
         Airflow checks the choice when it is made. An odd comment is no reason to fail: a retry would ask again.
         """
-        from mnist_tasks.files import write_json
+        from mnist_tasks.system.files import write_json
 
         user = event.get("responded_by_user")
         text = str((event.get("params_input") or {}).get(COMMENT) or "")
@@ -125,11 +125,11 @@ def in_words(wait: timedelta) -> str:
     return f"{count} {unit}{'s' if count > 1 else ''}"
 
 
-def question(run: Path, policy: Policy, dag_id: str, wait: str) -> tuple[str, str] | None:
+def question(run: Path, policy: GateConfig, dag_id: str, wait: str) -> tuple[str, str] | None:
     """The headline and the Markdown that the approver sees, or None if the gate does not let the candidate pass."""
-    from mnist_tasks.files import read_json
     from mnist_tasks.gate import decide
     from mnist_tasks.promote import report
+    from mnist_tasks.system.files import read_json
 
     evaluation = read_json(run / "evaluation.json", "evaluate")
     candidate, champion = evaluation["candidate"], evaluation["champion"]
@@ -164,7 +164,7 @@ def keep(path: Path, asked: tuple[str, str]) -> None:
     Raises:
         ModelError: if something else was asked before.
     """
-    from mnist_tasks.files import write_atomically, write_text
+    from mnist_tasks.system.files import write_atomically, write_text
 
     text = "# {}\n\n{}\n".format(*asked)
     if path.exists() and path.read_text(encoding="utf-8") != text:

@@ -12,8 +12,8 @@ from airflow.sdk.configuration import conf
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from mnist_tasks.config import RunConfig
-from mnist_tasks.disk import DiskError, disk_named
-from mnist_tasks.errors import TaskError, may_pass
+from mnist_tasks.system.disk_space import DiskError, explained_disk_errors
+from mnist_tasks.system.errors import TaskError, is_transient
 from mnist_tasks.workspace import Workspace
 
 # What Airflow fills in when a task runs: another task's return value, and a value from its context by name.
@@ -73,14 +73,14 @@ def keep_parameters(params: Mapping[str, Any], run_id: str) -> None:
     What a run is not told by who triggers it, it is told by MNIST_PARAMS, and that may be changed while it goes on, or
     be another one on another worker.
     """
-    from mnist_tasks.files import write_json
+    from mnist_tasks.system.files import write_json
 
     write_json(Workspace.from_environment().run(run_id) / PARAMETERS, dict(params))
 
 
 def kept_parameters(params: Mapping[str, Any], run_id: str) -> RunConfig:
     """The configuration that the run has begun with; `params` if that is not known, as in a run of an older release."""
-    from mnist_tasks.files import read_json
+    from mnist_tasks.system.files import read_json
 
     path = Workspace.from_environment().run(run_id) / PARAMETERS
     return RunConfig.from_parameters(read_json(path, "load") if path.exists() else params)
@@ -88,8 +88,8 @@ def kept_parameters(params: Mapping[str, Any], run_id: str) -> RunConfig:
 
 def skip_as_before(handed_on: XCom, run_id: str) -> None:
     """End a task as skipped where `train` was, as nothing has changed, with the reason that it has written down."""
-    from mnist_tasks.files import read_json
-    from mnist_tasks.outcome import UNCHANGED
+    from mnist_tasks.registry.outcome import UNCHANGED
+    from mnist_tasks.system.files import read_json
 
     path = Workspace.from_environment().run(run_id) / "decision.json"
     # A task that somebody has marked as done hands on nothing either.
@@ -101,9 +101,9 @@ def skip_as_before(handed_on: XCom, run_id: str) -> None:
 def no_retry_for_bad_input() -> Iterator[None]:
     """Fail at once where a retry would fail the same way; name a full disk, wherever it was met."""
     try:
-        with disk_named(Workspace.from_environment().root, below=True):
+        with explained_disk_errors(Workspace.from_environment().root, below=True):
             yield
     except (TaskError, DiskError) as error:
-        if may_pass(error):
+        if is_transient(error):
             raise
         raise AirflowFailException(str(error)) from error

@@ -142,8 +142,8 @@ def tell_rollback(context: Context) -> None:
 
 
 def _promotion(context: Context) -> News:
-    from mnist_tasks.outcome import not_published, version_of
-    from mnist_tasks.registry import ModelDirectory
+    from mnist_tasks.registry.model_directory import ModelDirectory
+    from mnist_tasks.registry.outcome import not_published, version_of
 
     workspace, decision = Workspace.from_environment(), _decision(context)
     version = version_of(decision, workspace.run(context["run_id"]), ModelDirectory(workspace.models))
@@ -154,7 +154,7 @@ def _promotion(context: Context) -> News:
 
 
 def _rejection(context: Context) -> News | None:
-    from mnist_tasks.outcome import UNCHANGED
+    from mnist_tasks.registry.outcome import UNCHANGED
 
     decision = _decision(context)
     if decision["outcome"] == UNCHANGED:
@@ -171,8 +171,8 @@ def _failure(context: Context) -> News:
 
 def _standing() -> str:
     """Who is champion now, as a sentence: it is looked up, whatever has happened."""
-    from mnist_tasks.errors import TaskError
-    from mnist_tasks.registry import ModelDirectory
+    from mnist_tasks.registry.model_directory import ModelDirectory
+    from mnist_tasks.system.errors import TaskError
 
     try:
         standing = ModelDirectory(Workspace.from_environment().models).standing()

@@ -99,7 +99,7 @@ def mnist_training() -> None:
     @no_retry_for_bad_input()
     def load(params: Context = None, run_id: Context = None) -> dict[str, Any]:
         from mnist_tasks.load import load
-        from mnist_tasks.runtime import tensorflow_in_airflow
+        from mnist_tasks.system.tensorflow_setup import tensorflow_in_airflow
 
         config, workspace = RunConfig.from_parameters(params), Workspace.from_environment()
         workspace.prepare()
@@ -127,8 +127,8 @@ def mnist_training() -> None:
     def train(
         normalized: XCom, params: Context = None, run_id: Context = None, dag_run: Context = None
     ) -> dict[str, Any]:
-        from mnist_tasks.fingerprint import unchanged
-        from mnist_tasks.runtime import tensorflow_in_airflow
+        from mnist_tasks.system.tensorflow_setup import tensorflow_in_airflow
+        from mnist_tasks.training.fingerprint import unchanged
 
         config, workspace = kept_parameters(params, run_id), Workspace.from_environment()
         digest, run = normalized["digest"], workspace.run(run_id)
@@ -146,7 +146,7 @@ def mnist_training() -> None:
     def evaluate(trained: XCom, run_id: Context = None) -> dict[str, Any]:
         skip_as_before(trained, run_id)
         from mnist_tasks.evaluate import evaluate
-        from mnist_tasks.runtime import tensorflow_in_airflow
+        from mnist_tasks.system.tensorflow_setup import tensorflow_in_airflow
 
         workspace = Workspace.from_environment()
         with tensorflow_in_airflow():
@@ -168,9 +168,9 @@ def mnist_training() -> None:
         outlet_events: Context = None,
     ) -> dict[str, Any]:
         skip_as_before(ti.xcom_pull(task_ids="evaluate"), run_id)
-        from mnist_tasks.errors import ModelError
         from mnist_tasks.gate import Approval
         from mnist_tasks.promote import promote
+        from mnist_tasks.system.errors import ModelError
 
         if APPROVAL and not approval:
             raise ModelError("the task approve has given no answer; clear it, so that somebody is asked")

@@ -8,12 +8,12 @@ from typing import Annotated, Any
 
 from pydantic import Field, WithJsonSchema, model_validator
 
-from mnist_tasks.errors import InputError
-from mnist_tasks.gate import Policy
-from mnist_tasks.settings import Settings, check, one_of
+from mnist_tasks.gate import GateConfig
+from mnist_tasks.system.errors import InputError
+from mnist_tasks.system.parameters import Parameters, check, one_of
 
 
-class DataConfig(Settings):
+class DataConfig(Parameters):
     """Where the digits come from."""
 
     source: Annotated[str, Field(min_length=1)] = Field(
@@ -31,7 +31,7 @@ class DataConfig(Settings):
     )
 
 
-class DataRules(Settings):
+class DataRules(Parameters):
     """What is asked of the data; all shares are fractions of the images in question."""
 
     on_bad_batch: Annotated[str, one_of("quarantine", "fail")] = Field(
@@ -94,7 +94,7 @@ class DataRules(Settings):
     )
 
 
-class TrainConfig(Settings):
+class TrainConfig(Parameters):
     """All that decides how a model is trained. The defaults are the recipe `classic`."""
 
     architecture: Annotated[str, one_of("mlp", "cnn-2", "cnn-4", "cnn-5")] = Field(
@@ -231,7 +231,7 @@ RECIPES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-class RecipeName(Settings):
+class RecipeName(Parameters):
     """Which recipe the other training parameters start from."""
 
     recipe: Annotated[str, one_of(*RECIPES)] = Field(
@@ -243,7 +243,7 @@ class RecipeName(Settings):
     )
 
 
-class UnchangedConfig(Settings):
+class UnchangedConfig(Parameters):
     """What to do when training could only make the champion again."""
 
     when_unchanged: Annotated[
@@ -275,7 +275,7 @@ class RunConfig:
     data: DataConfig
     rules: DataRules
     training: TrainConfig
-    gate: Policy
+    gate: GateConfig
     unchanged: UnchangedConfig
 
     @classmethod
@@ -296,12 +296,12 @@ class RunConfig:
             DataConfig(**given(DataConfig.model_fields)),
             DataRules(**given(DataRules.model_fields)),
             TrainConfig(**{**recipe, **given(TrainConfig.model_fields)}),
-            Policy(**given(Policy.model_fields)),
+            GateConfig(**given(GateConfig.model_fields)),
             UnchangedConfig(**given(UnchangedConfig.model_fields)),
         )
 
 
-class RollbackConfig(Settings):
+class RollbackConfig(Parameters):
     """What a rollback needs to know."""
 
     version: Annotated[int | None, WithJsonSchema({"type": ["integer", "null"], "minimum": 1})] = Field(
@@ -332,11 +332,11 @@ def form() -> dict[str, dict[str, dict[str, Any]]]:
         "Checks of the data": _properties(DataRules),
         "Model": _properties(RecipeName) | model,
         "Training": _properties(UnchangedConfig) | fields,
-        "Gate": _properties(Policy),
+        "Gate": _properties(GateConfig),
     }
 
 
-def _properties(group: type[Settings]) -> dict[str, dict[str, Any]]:
+def _properties(group: type[Parameters]) -> dict[str, dict[str, Any]]:
     properties: dict[str, dict[str, Any]] = group.model_json_schema()["properties"]
     return properties
 

@@ -15,16 +15,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mnist_tasks.dataset import DIGITS, Dataset, Float32, UInt8, scaled
-from mnist_tasks.errors import ModelError, may_pass
-from mnist_tasks.files import read_json, sha256, write_atomically, write_json
-from mnist_tasks.integrity import Finding, finite, inspect, inspect_keras_file, unusable
-from mnist_tasks.metrics import Metrics, measure
-from mnist_tasks.models import weights_sha256
-from mnist_tasks.provenance import library_versions
-from mnist_tasks.registry import GOLDEN, MODEL, SAVED_MODEL, ModelDirectory, Version
-from mnist_tasks.runtime import log_group, not_worth_a_night, reported, use_devices
-from mnist_tasks.yardstick import TestImages, published_accuracy
+from mnist_tasks.data.dataset import DIGITS, Dataset, Float32, UInt8, scaled
+from mnist_tasks.evaluation.integrity import Finding, finite, inspect, inspect_keras_file, unusable
+from mnist_tasks.evaluation.metrics import Metrics, measure
+from mnist_tasks.evaluation.test_images import TestImages, published_accuracy
+from mnist_tasks.registry.model_directory import ModelDirectory
+from mnist_tasks.registry.version import GOLDEN, MODEL, SAVED_MODEL, Version
+from mnist_tasks.system.errors import ModelError, is_transient
+from mnist_tasks.system.files import read_json, sha256, write_atomically, write_json
+from mnist_tasks.system.task_log import best_effort, log_group, log_resources
+from mnist_tasks.system.tensorflow_setup import use_devices
+from mnist_tasks.training.architectures import weights_sha256
+from mnist_tasks.training.provenance import library_versions
 
 if TYPE_CHECKING:
     import keras
@@ -89,7 +91,7 @@ class Champion:
     published: dict[str, Any] = field(default_factory=dict)
 
 
-@reported
+@log_resources
 def evaluate(dataset_folder: Path, run: Path, models: Path) -> Evaluated:
     """Inspect and measure the run's candidate, measure the champion; write `evaluation.json` and the figures.
 
@@ -174,7 +176,7 @@ def _champion(models: ModelDirectory, test: TestImages) -> Champion | None:
         metadata, evaluation = version.metadata(), version.evaluation()
         config = metadata["config"]
     except (ModelError, KeyError) as error:
-        if may_pass(error):
+        if is_transient(error):
             raise
         return Champion(number, Measured([Finding("files", False, str(error))]))
     inspection = inspect_keras_file(version.model, test.raw[:GOLDEN_IMAGES])
@@ -263,7 +265,7 @@ def _draw(
 ) -> None:
     # Imported here: half a second that only this task needs.
     try:
-        from mnist_tasks import figures
+        from mnist_tasks.evaluation import figures
     except Exception as error:
         log.warning("no figure is drawn, as matplotlib cannot be imported: %s: %s", type(error).__name__, error)
         return
@@ -280,7 +282,7 @@ def _draw(
     }
     for name, draw in drawings.items():
         (folder / name).unlink(missing_ok=True)  # an earlier try's
-        with not_worth_a_night(name), figures.plain():
+        with best_effort(name), figures.plain():
             write_atomically(folder / name, draw)
 
 

@@ -24,8 +24,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, WithJsonSchema, model_validator
 
-from mnist_tasks.errors import InputError
-from mnist_tasks.settings import Settings, one_of
+from mnist_tasks.system.errors import InputError
+from mnist_tasks.system.parameters import Parameters, one_of
 
 DIGITS = 10  # as in `dataset`, which imports NumPy
 
@@ -48,7 +48,7 @@ Outcome = Literal["approved", "rejected", "refused"]
 Verdict = Literal["passed", "failed", "skipped"]
 
 
-class Policy(Settings):
+class GateConfig(Parameters):
     """What the gate asks of a candidate; all shares are fractions of the test images."""
 
     min_accuracy: float = Field(
@@ -140,7 +140,7 @@ class Policy(Settings):
     )
 
     @model_validator(mode="after")
-    def _fits_together(self) -> Policy:
+    def _fits_together(self) -> GateConfig:
         if self.min_accuracy > self.max_accuracy:
             raise InputError(
                 f"min_accuracy: {self.min_accuracy} is above max_accuracy, {self.max_accuracy}, so that no model could "
@@ -205,7 +205,7 @@ class Approval:
     comment: str = ""
 
 
-def decide(candidate: Mapping[str, Any], champion: Mapping[str, Any] | None, policy: Policy) -> Decision:
+def decide(candidate: Mapping[str, Any], champion: Mapping[str, Any] | None, policy: GateConfig) -> Decision:
     """Whether the candidate may become champion.
 
     Args:
@@ -323,7 +323,7 @@ def _champion_drop(champion: Mapping[str, Any], bound: float) -> Check:
     return Check(rule, metric, OVERALL, drop, bound, then, "passed" if passed else "failed", message)
 
 
-def _on_mnist(candidate: Mapping[str, Any], champion: Mapping[str, Any] | None, policy: Policy) -> Iterator[Check]:
+def _on_mnist(candidate: Mapping[str, Any], champion: Mapping[str, Any] | None, policy: GateConfig) -> Iterator[Check]:
     """The checks of the accuracy on MNIST's own test set; none if that is tonight's test set anyway."""
     ours, theirs = _mapping(candidate, "mnist"), champion and _mapping(champion, "mnist")
     if ours.get("is_test_set") is True:
@@ -370,7 +370,7 @@ def _entries(evaluation: Mapping[str, Any], name: str) -> list[Mapping[str, Any]
     return list(entries)
 
 
-def _if_supported(check: Check, policy: Policy, measured: Mapping[str, Any]) -> Check:
+def _if_supported(check: Check, policy: GateConfig, measured: Mapping[str, Any]) -> Check:
     """The check, skipped if there are too few images of its digit for it to mean anything."""
     support = _number(measured.get("support"))
     if support is None or not 0 <= support < policy.min_support:

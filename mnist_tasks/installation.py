@@ -17,9 +17,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from mnist_tasks import reach
 from mnist_tasks.config import RunConfig
-from mnist_tasks.errors import InputError, TaskError
+from mnist_tasks.data import allowed_sources
+from mnist_tasks.system.errors import InputError, TaskError
 
 PREFIX = "MNIST_"
 
@@ -180,7 +180,7 @@ SETTINGS: Mapping[str, Setting] = {
     "MNIST_HOME": Setting("folder of datasets, runs and models", _home),
     "MNIST_SCHEDULE": Setting("when the training runs by itself: cron, UTC; empty for never", _schedule, "0 2 * * *"),
     "MNIST_PARAMS": Setting("defaults of a run's parameters: a JSON object, or the path of a file", _parameters),
-    "MNIST_SOURCES": Setting("what a data source or an inbox may be, beside MNIST_HOME", reach.parse),
+    "MNIST_SOURCES": Setting("what a data source or an inbox may be, beside MNIST_HOME", allowed_sources.parse),
     "MNIST_WATCH_INBOX": Setting("how often to look into the inbox, such as 30s; empty for never", time_to_wait),
     "MNIST_GPU_QUEUE": Setting("the queue of train and evaluate; empty for the default one", _name),
     "MNIST_GPU_POOL": Setting("the pool of train and evaluate, which must exist; empty for the default one", _name),

@@ -20,9 +20,10 @@ import numpy as np
 import numpy.typing as npt
 from filelock import FileLock
 
-from mnist_tasks import pictures
 from mnist_tasks.config import DataRules
-from mnist_tasks.dataset import (
+from mnist_tasks.data import contact_sheets
+from mnist_tasks.data.allowed_sources import AllowedSources
+from mnist_tasks.data.dataset import (
     ARRAYS,
     CHUNK,
     DIGITS,
@@ -36,16 +37,9 @@ from mnist_tasks.dataset import (
     folder_digest,
     write_array,
 )
-from mnist_tasks.disk import RAW, RUN, VERSION, require_space, space_for_dataset
-from mnist_tasks.errors import InputError, ModelError, may_pass
-from mnist_tasks.files import new_folder, printable, remove_staging_folders, write_json
-from mnist_tasks.gate import OVERALL, Check
-from mnist_tasks.inbox import Batch, find_batches
-from mnist_tasks.neighbours import Reference
-from mnist_tasks.reach import Reach
-from mnist_tasks.registry import ModelDirectory
-from mnist_tasks.runtime import log_group, not_worth_a_night, reported
-from mnist_tasks.sources import (
+from mnist_tasks.data.inbox import Batch, find_batches
+from mnist_tasks.data.neighbours import Reference
+from mnist_tasks.data.sources import (
     KNOWN_DIGESTS,
     MNIST_IMAGES,
     MNIST_TEST_DIGEST,
@@ -53,7 +47,7 @@ from mnist_tasks.sources import (
     check_link,
     fetch,
 )
-from mnist_tasks.validation import (
+from mnist_tasks.data.validation import (
     LEVELS,
     Profile,
     compared_test_sets,
@@ -61,6 +55,12 @@ from mnist_tasks.validation import (
     passed_schema,
     validate,
 )
+from mnist_tasks.gate import OVERALL, Check
+from mnist_tasks.registry.model_directory import ModelDirectory
+from mnist_tasks.system.disk_space import RAW, RUN, VERSION, require_space, space_for_dataset
+from mnist_tasks.system.errors import InputError, ModelError, is_transient
+from mnist_tasks.system.files import atomic_folder, printable, remove_staging_folders, write_json
+from mnist_tasks.system.task_log import best_effort, log_group, log_resources
 
 log = logging.getLogger(__name__)
 
@@ -93,7 +93,7 @@ class Entry:
     checks: list[Check] = field(default_factory=list)
 
 
-@reported
+@log_resources
 def load(
     source: str,
     datasets: Path,
@@ -120,7 +120,7 @@ def load(
     """
     log.info("reading the data source %s", source)
     rules = rules or DataRules()
-    inbox = Reach.from_environment().path(inbox) if inbox else None
+    inbox = AllowedSources.from_environment().path(inbox) if inbox else None
     datasets.mkdir(parents=True, exist_ok=True)
     # A lock of its own, not the digest's: two first runs must not both clear each other's staging folder.
     with FileLock(datasets / ".lock"):
@@ -273,7 +273,7 @@ class _Loading:
         except InputError as error:
             message = str(error)
         except Exception as error:
-            if may_pass(error):
+            if is_transient(error):
                 raise
             log.exception("batch %s made an error that nobody thought of", batch.name)
             message = (
@@ -298,7 +298,7 @@ class _Loading:
         fixed = self.test_set["fixed_test_images"]
         found = validate(new, known, self.rules, reference=reference, champion=champion, fixed_test_images=fixed)
         sheet = self.work / _sheet(number)
-        with not_worth_a_night(sheet.name):
+        with best_effort(sheet.name):
             _draw(new, found.doubted, sheet)
             self.sheets[sheet.name] = sheet
         verdict, reason = ("quarantined", "; ".join(found.problems)) if found.problems else ("merged", "")
@@ -318,7 +318,7 @@ class _Loading:
                     description = {"test_set": "mnist", "test_set_sha256": MNIST_TEST_DIGEST, **description}
                 return description
         except (ModelError, InputError) as error:
-            if may_pass(error):
+            if is_transient(error):
                 raise
             # It is the task evaluate that judges the champion.
             log.warning("the champion's data cannot be compared with: %s", error)
@@ -336,7 +336,7 @@ class _Loading:
             if folder.exists():
                 log.warning("%s no longer has the content of its digest; writing it again", folder)
                 shutil.rmtree(folder)
-            with new_folder(folder) as staging:
+            with atomic_folder(folder) as staging:
                 self._write(merged, digest, staging)
         description = Dataset(folder).description()
         if {**description, **self.test_set} != description:
@@ -391,8 +391,8 @@ class _Loading:
         mean = float(np.average(levels, weights=counts))
         figures = folder / "figures"
         figures.mkdir()
-        with not_worth_a_night(MEANS):
-            pictures.mean_images(means, figures / MEANS)
+        with best_effort(MEANS):
+            contact_sheets.mean_images(means, figures / MEANS)
         merged = self._merged()
         for entry in merged:
             if entry.picture:
@@ -507,9 +507,9 @@ def _draw(new: Mapping[Split, Profile], doubted: Mapping[Split, npt.NDArray[np.i
     """A contact sheet of a batch: of its training images, unless it has none, or only test images are doubted."""
     split = max(new, key=lambda split: (len(doubted[split]) > 0, split == "train"))
     profile, marked = new[split], doubted[split]
-    chosen = pictures.choose(profile.labels, marked)
+    chosen = contact_sheets.choose(profile.labels, marked)
     images = profile.files[0].rows(chosen)
-    pictures.contact_sheet(images, profile.labels[chosen], np.isin(chosen, marked), path)
+    contact_sheets.contact_sheet(images, profile.labels[chosen], np.isin(chosen, marked), path)
 
 
 def _statistics(images: ArrayFile, labels: UInt8) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from mnist_tasks.dataset import SPLITS, ArrayFile, Dataset, Split, scaled, write_array
-from mnist_tasks.files import write_atomically
-from mnist_tasks.runtime import reported
+from mnist_tasks.data.dataset import SPLITS, ArrayFile, Dataset, Split, scaled, write_array
+from mnist_tasks.system.files import write_atomically
+from mnist_tasks.system.task_log import log_resources
 
 log = logging.getLogger(__name__)
 
@@ -23,7 +23,7 @@ class Normalized:
     reused: bool
 
 
-@reported
+@log_resources
 def normalize(dataset_folder: Path) -> Normalized:
     """Write the normalized images of both splits into the dataset's folder, unless they lie there already, unchanged.
 

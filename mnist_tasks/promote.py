@@ -14,13 +14,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mnist_tasks.errors import ModelError
-from mnist_tasks.files import copy, read_json, sha256, write_atomically, write_json
-from mnist_tasks.fingerprint import remember_rejection
-from mnist_tasks.gate import INTEGRITY, MNIST, Approval, Check, Decision, Policy, decide, with_approval
-from mnist_tasks.outcome import NOT_PUBLISHED, PROMOTED, published_as
-from mnist_tasks.registry import CARD, DECISION, METADATA, SAVED_MODEL, ModelDirectory, Version
-from mnist_tasks.runtime import reported
+from mnist_tasks.gate import INTEGRITY, MNIST, Approval, Check, Decision, GateConfig, decide, with_approval
+from mnist_tasks.registry.model_directory import ModelDirectory
+from mnist_tasks.registry.outcome import NOT_PUBLISHED, PROMOTED, published_as
+from mnist_tasks.registry.version import CARD, DECISION, METADATA, SAVED_MODEL, Version
+from mnist_tasks.system.errors import ModelError
+from mnist_tasks.system.files import copy, read_json, sha256, write_atomically, write_json
+from mnist_tasks.system.task_log import log_resources
+from mnist_tasks.training.fingerprint import remember_rejection
 
 log = logging.getLogger(__name__)
 
@@ -37,8 +38,8 @@ class Promoted:
     path: str | None
 
 
-@reported
-def promote(run: Path, models: Path, policy: Policy, approval: Approval | None = None) -> Promoted:
+@log_resources
+def promote(run: Path, models: Path, policy: GateConfig, approval: Approval | None = None) -> Promoted:
     """Publish the run's candidate as champion if the gate lets it pass; write `decision.json` either way.
 
     Args:

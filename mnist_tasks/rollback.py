@@ -1,4 +1,4 @@
-"""The task of the rollback DAG: an older model becomes champion again. Imports no TensorFlow; its load test does."""
+"""The task of the rollback DAG: an older model becomes champion again. Imports no TensorFlow; its smoke test does."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mnist_tasks.config import RollbackConfig
-from mnist_tasks.registry import ModelDirectory, version_name
-from mnist_tasks.runtime import reported
+from mnist_tasks.registry.model_directory import ModelDirectory
+from mnist_tasks.registry.version import version_name
+from mnist_tasks.system.task_log import log_resources
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +27,7 @@ class RolledBack:
     path: str
 
 
-@reported
+@log_resources
 def rollback(models: Path, config: RollbackConfig, run_id: str) -> RolledBack:
     """Publish an older version again and make it champion; the same run does so once.
 
@@ -37,7 +38,7 @@ def rollback(models: Path, config: RollbackConfig, run_id: str) -> RolledBack:
 
     Raises:
         InputError: if there is no version to go back to, or it is champion already.
-        ModelError: if the version is damaged or does not pass its load test, before anything has changed.
+        ModelError: if the version is damaged or does not pass its smoke test, before anything has changed.
         OSError: if something could not be read or written now; the log says who is champion then.
     """
     log.info("reading the versions in %s", models)

@@ -13,18 +13,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mnist_tasks.checkpoint import Checkpoint, Progress
 from mnist_tasks.config import TrainConfig
-from mnist_tasks.dataset import Dataset
-from mnist_tasks.errors import InputError
-from mnist_tasks.events import EventFiles
-from mnist_tasks.files import new_folder, remove_staging_folders, write_atomically, write_json
-from mnist_tasks.fingerprint import NOT_IN_THE_RECIPE, fingerprint
-from mnist_tasks.fit import Epoch, Rows, build, fit
-from mnist_tasks.models import export, published_model, trainable_model, weights_sha256
-from mnist_tasks.provenance import git_commit, hardware, kernel_variables, library_versions
-from mnist_tasks.registry import MODEL, SAVED_MODEL
-from mnist_tasks.runtime import distribution, is_chief, log_group, precision, reported, use_devices, use_threads
+from mnist_tasks.data.dataset import Dataset
+from mnist_tasks.registry.version import MODEL, SAVED_MODEL
+from mnist_tasks.system.errors import InputError
+from mnist_tasks.system.files import atomic_folder, remove_staging_folders, write_atomically, write_json
+from mnist_tasks.system.task_log import log_group, log_resources
+from mnist_tasks.system.tensorflow_setup import distribution, is_chief, precision, use_devices, use_threads
+from mnist_tasks.training.architectures import export, published_model, trainable_model, weights_sha256
+from mnist_tasks.training.checkpoint import Checkpoint, Progress
+from mnist_tasks.training.fingerprint import NOT_IN_THE_RECIPE, fingerprint
+from mnist_tasks.training.loop import Epoch, Rows, build, fit
+from mnist_tasks.training.provenance import git_commit, hardware, kernel_variables, library_versions
+from mnist_tasks.training.tensorboard import EventFiles
 
 if TYPE_CHECKING:
     import keras
@@ -49,7 +50,7 @@ class Trained:
     device: str
 
 
-@reported
+@log_resources
 def train(dataset_folder: Path, config: TrainConfig, run: Path) -> Trained:
     """Train the recipe; write `model.keras`, `saved_model`, `history.json` and `training.json` into the run's folder.
 
@@ -134,7 +135,7 @@ def train(dataset_folder: Path, config: TrainConfig, run: Path) -> Trained:
         write_atomically(run / MODEL, published.save)
         remove_staging_folders(run)
         shutil.rmtree(run / SAVED_MODEL, ignore_errors=True)
-        with new_folder(run / SAVED_MODEL) as folder:
+        with atomic_folder(run / SAVED_MODEL) as folder:
             export(published, folder)
         write_json(run / "history.json", [asdict(epoch) for epoch in progress.epochs])
         write_json(

@@ -7,9 +7,9 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from mnist_tasks.disk import RUN, VERSION, require_space
-from mnist_tasks.errors import InputError
-from mnist_tasks.filesystem import try_out
+from mnist_tasks.system.disk_space import RUN, VERSION, require_space
+from mnist_tasks.system.errors import InputError
+from mnist_tasks.system.filesystem import try_out
 
 PROJECT = Path(__file__).resolve().parent.parent
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from airflow.triggers.base import BaseEventTrigger, TriggerEvent
 
-from mnist_tasks.inbox import complete_batches
+from mnist_tasks.data.inbox import complete_batches
 
 SAID = "said"  # where releases before pages kept it: up to 2,000 marks
 PAGES = 256

@@ -38,10 +38,10 @@ from local_airflow import (
 )
 
 from mnist_tasks import installation
-from mnist_tasks import outcome as became
 from mnist_tasks.config import RunConfig, form
-from mnist_tasks.errors import TaskError
-from mnist_tasks.registry import ModelDirectory
+from mnist_tasks.registry import outcome as became
+from mnist_tasks.registry.model_directory import ModelDirectory
+from mnist_tasks.system.errors import TaskError
 from mnist_tasks.workspace import Workspace
 
 PROMOTED, REJECTED, FAILED = 0, 1, 2

@@ -21,7 +21,7 @@ from local_airflow import (
 from surroundings import HOST, USER
 
 from mnist_tasks import installation
-from mnist_tasks.errors import TaskError
+from mnist_tasks.system.errors import TaskError
 from mnist_tasks.workspace import Workspace
 
 SERVICES = {

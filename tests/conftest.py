@@ -12,11 +12,11 @@ import pytest
 from surroundings import FOREIGN, FOREIGN_NAMES
 
 from mnist_tasks.config import TrainConfig
-from mnist_tasks.dataset import Digits
+from mnist_tasks.data.dataset import Digits
+from mnist_tasks.data.sources import read_source
 from mnist_tasks.evaluate import evaluate
 from mnist_tasks.load import load
 from mnist_tasks.normalize import normalize
-from mnist_tasks.sources import read_source
 from mnist_tasks.train import train
 from mnist_tasks.workspace import PROJECT, Workspace
 from tests.helpers import COUNTS

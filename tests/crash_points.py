@@ -23,9 +23,10 @@ from pathlib import Path
 from types import BuiltinFunctionType, FrameType
 from typing import Any
 
-from mnist_tasks.errors import InputError, ModelError
-from mnist_tasks.registry import REPAIR, ModelDirectory
-from mnist_tasks.repair import problems, repair
+from mnist_tasks.registry.model_directory import ModelDirectory
+from mnist_tasks.registry.repair import problems, repair
+from mnist_tasks.registry.version import REPAIR
+from mnist_tasks.system.errors import InputError, ModelError
 from tests.helpers import publish, stand_in
 
 TAKES_SPACE = {"write", "sendfile", "mkdir", "symlink", "link", "fsync", "flush"}
@@ -38,11 +39,11 @@ Operation = Callable[[ModelDirectory], Any]
 OPERATIONS: dict[str, Operation] = {
     "publish": lambda models: publish(models, "next", replaces=4),
     "rollback": lambda models: models.rollback(
-        reason="a test", published_by="back", once=True, load_test=lambda _: None
+        reason="a test", published_by="back", once=True, smoke_test=lambda _: None
     ),
     "prune": lambda models: models.prune(keep=1),
     "retire": lambda models: models.retire("a test", "me"),
-    "undo": lambda models: models.rollback(reason="a test", published_by="undo", once=True, load_test=lambda _: None),
+    "undo": lambda models: models.rollback(reason="a test", published_by="undo", once=True, smoke_test=lambda _: None),
 }
 CHAMPION_AFTER = {"publish": 5, "rollback": 5, "prune": 4, "undo": 5}
 
@@ -51,7 +52,7 @@ def prepare(models: ModelDirectory) -> None:
     """Four versions; the fourth is champion and restores the second."""
     for number in (1, 2, 3):
         publish(models, f"run-{number}", replaces=number - 1 or None)
-    models.rollback(2, reason="a test", published_by="back to 2", load_test=lambda _: None)
+    models.rollback(2, reason="a test", published_by="back to 2", smoke_test=lambda _: None)
 
 
 def is_step(function: BuiltinFunctionType) -> bool:
@@ -148,7 +149,7 @@ def look_at_retirement(name: str, models: ModelDirectory) -> None:
     found = problems(models)
     assert all(REPAIR in problem for problem in found), found
     if found:
-        list(repair(models, models.root.parent / "runs", "me", load_test=lambda _: None))
+        list(repair(models, models.root.parent / "runs", "me", smoke_test=lambda _: None))
     assert problems(models) == []
     served = [version.number for version in models.served()]
     champion = models.champion()

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from mnist_tasks.dataset import UInt8
-from mnist_tasks.sources import IDX_FILES
+from mnist_tasks.data.dataset import UInt8
+from mnist_tasks.data.sources import IDX_FILES
 from tests.helpers import Array
 
 

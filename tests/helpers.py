@@ -17,9 +17,10 @@ import httpx
 import numpy.typing as npt
 import pytest
 
-from mnist_tasks.files import sha256
-from mnist_tasks.gate import Policy
-from mnist_tasks.registry import ModelDirectory, Version
+from mnist_tasks.gate import GateConfig
+from mnist_tasks.registry.model_directory import ModelDirectory
+from mnist_tasks.registry.version import Version
+from mnist_tasks.system.files import sha256
 from mnist_tasks.workspace import PROJECT, Workspace
 
 # Parameters of the gate under which any model passes that gives probabilities.
@@ -34,7 +35,7 @@ ANYTHING = {
     "max_loss_increase": 100,
     "max_champion_drop": 1,
 }
-LENIENT = Policy(**ANYTHING)
+LENIENT = GateConfig(**ANYTHING)
 
 # Lines about how much was tried, for the end of the test report.
 COUNTS: list[str] = []

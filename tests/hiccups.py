@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from mnist_tasks.errors import TaskError, may_pass
+from mnist_tasks.system.errors import TaskError, is_transient
 
 ERRORS = (errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENOMEM)
 
@@ -105,7 +105,7 @@ def whatever_fails(root: Path, call: Callable[[], Any], *, most: int | None = No
             except Exception as error:
                 failure = error
         if failure:
-            assert may_pass(failure), (fails, failure)
+            assert is_transient(failure), (fails, failure)
             assert not isinstance(failure, TaskError), (fails, failure)
             assert ERRORS[fails % len(ERRORS)] in number_of(failure)
             raised += 1

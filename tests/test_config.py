@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from mnist_tasks.config import RECIPES, RollbackConfig, RunConfig, TrainConfig, form
-from mnist_tasks.errors import InputError
-from mnist_tasks.gate import Policy
-from mnist_tasks.models import ARCHITECTURES
+from mnist_tasks.gate import GateConfig
+from mnist_tasks.system.errors import InputError
+from mnist_tasks.training.architectures import ARCHITECTURES
 
 CHOICES = (None, "skip", "retrain")
 
@@ -99,7 +99,7 @@ def test_the_defaults_are_the_classic_recipe() -> None:
         precision="float32",
         validation_split=0,
     )
-    assert (config.gate, config.gate.min_accuracy) == (Policy(), 0.97)
+    assert (config.gate, config.gate.min_accuracy) == (GateConfig(), 0.97)
     assert config.data.source == "builtin"
 
 

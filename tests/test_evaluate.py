@@ -16,17 +16,17 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from mnist_tasks import figures
 from mnist_tasks.config import TrainConfig
-from mnist_tasks.dataset import Dataset
-from mnist_tasks.errors import InputError, ModelError, may_pass
+from mnist_tasks.data.dataset import Dataset
 from mnist_tasks.evaluate import Measured, evaluate, table
-from mnist_tasks.files import read_json, sha256
-from mnist_tasks.gate import Policy, decide
-from mnist_tasks.integrity import TOLERANCE, inspect, inspect_keras_file
-from mnist_tasks.metrics import Metrics, measure
+from mnist_tasks.evaluation import figures
+from mnist_tasks.evaluation.integrity import TOLERANCE, inspect, inspect_keras_file
+from mnist_tasks.evaluation.metrics import Metrics, measure
+from mnist_tasks.gate import GateConfig, decide
 from mnist_tasks.promote import promote
-from mnist_tasks.registry import ModelDirectory
+from mnist_tasks.registry.model_directory import ModelDirectory
+from mnist_tasks.system.errors import InputError, ModelError, is_transient
+from mnist_tasks.system.files import read_json, sha256
 from mnist_tasks.train import train
 from mnist_tasks.workspace import Workspace
 from tests.helpers import ANYTHING, LENIENT
@@ -110,7 +110,7 @@ def failures(run: Path, whose: str = "candidate") -> list[str]:
 def refused(run: Path, workspace: Workspace) -> str:
     """Why `promote` refuses, whatever it is told."""
     with pytest.raises(ModelError, match=r"^refused: ") as refusal:
-        promote(run, workspace.models, Policy(**ANYTHING, force=True, force_reason="I want it"))
+        promote(run, workspace.models, GateConfig(**ANYTHING, force=True, force_reason="I want it"))
     return str(refusal.value)
 
 
@@ -353,8 +353,8 @@ def test_without_matplotlib_there_are_no_figures_and_all_else(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.delattr("mnist_tasks.figures")
-    monkeypatch.setitem(sys.modules, "mnist_tasks.figures", None)
+    monkeypatch.delattr("mnist_tasks.evaluation.figures")
+    monkeypatch.setitem(sys.modules, "mnist_tasks.evaluation.figures", None)
 
     assert evaluate(dataset, run, workspace.models).accuracy
     assert "no figure is drawn, as matplotlib cannot be imported: ModuleNotFoundError" in caplog.text
@@ -416,7 +416,7 @@ def test_a_champion_that_cannot_be_read_now_is_not_refused(
         monkeypatch.setattr(ModelDirectory, method, fail)
         with pytest.raises((OSError, ModelError)) as raised:
             evaluate(dataset, run, workspace.models)
-        assert may_pass(raised.value)
+        assert is_transient(raised.value)
 
 
 def test_a_document_that_cannot_be_read_now_is_not_called_damaged(tmp_path: Path) -> None:

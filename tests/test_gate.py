@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mnist_tasks.errors import InputError
-from mnist_tasks.gate import DIGITS, Approval, Decision, Policy, decide, with_approval
+from mnist_tasks.gate import DIGITS, Approval, Decision, GateConfig, decide, with_approval
+from mnist_tasks.system.errors import InputError
 
 Evaluation = dict[str, Any]
 
@@ -30,8 +30,8 @@ BOUNDS: dict[str, Any] = {
     "max_loss_increase": 0.012,
     "min_support": 100,
 }
-POLICY = Policy(**BOUNDS)
-FORCED = Policy(**BOUNDS, force=True, force_reason="Ada: the demo is at noon")
+POLICY = GateConfig(**BOUNDS)
+FORCED = GateConfig(**BOUNDS, force=True, force_reason="Ada: the demo is at noon")
 
 LOADS = {"metric": "loads", "value": None, "bound": None, "passed": True, "message": "the files load"}
 DIFFER = {"metric": "files agree", "value": 0.2, "bound": 0.001, "passed": False, "message": "the two files differ"}
@@ -207,14 +207,14 @@ def test_a_metric_that_is_no_number_of_its_range_fails_its_checks(
 def test_a_share_above_one_fails_however_lenient_the_policy(share: str) -> None:
     changes = {"accuracy": 1.5} if share == "accuracy" else three(**{share: 1.5})
 
-    decision = decide(evaluation(**changes), None, Policy(min_accuracy=0, max_accuracy=1))
+    decision = decide(evaluation(**changes), None, GateConfig(min_accuracy=0, max_accuracy=1))
 
     assert decision.outcome == "rejected"
     assert "1.5, which it cannot be" in decision.reason
 
 
 def test_whole_numbers_are_numbers() -> None:
-    assert decide(evaluation(accuracy=1, loss=0), None, Policy(max_accuracy=1)).approved
+    assert decide(evaluation(accuracy=1, loss=0), None, GateConfig(max_accuracy=1)).approved
 
 
 def test_a_missing_metric_is_called_missing() -> None:
@@ -341,11 +341,11 @@ class TestForce:
 )
 def test_an_absurd_policy_is_refused_with_the_name_and_the_value(values: dict[str, Any], words: str) -> None:
     with pytest.raises(InputError, match=words):
-        Policy(**values)
+        GateConfig(**values)
 
 
 def test_floor_and_ceiling_of_the_accuracy_may_be_the_same() -> None:
-    policy = Policy(min_accuracy=0.98, max_accuracy=0.98)
+    policy = GateConfig(min_accuracy=0.98, max_accuracy=0.98)
 
     assert decide(evaluation(accuracy=0.98), None, policy).approved
 
@@ -414,7 +414,7 @@ def test_what_fails_several_checks_in_the_same_words_is_said_once() -> None:
     ],
 )
 def test_values_that_differ_never_look_alike(candidate: Evaluation, policy: dict[str, Any], rule: str) -> None:
-    decision = decide(evaluation(**candidate), evaluation(), Policy(**BOUNDS | policy))
+    decision = decide(evaluation(**candidate), evaluation(), GateConfig(**BOUNDS | policy))
 
     (message,) = (check.message for check in decision.checks if check.rule == rule and check.verdict == "failed")
     value, bound = map(float, re.findall(r"[-+]?\d[\d.]*(?:e[-+]?\d+)?", message)[-2:])  # or the change and its bound
@@ -494,7 +494,7 @@ champions = st.none() | evaluations
 @PROPERTY
 @given(evaluations, champions, st.sampled_from([POLICY, FORCED]))
 def test_it_never_raises_and_its_decision_is_json(
-    candidate: Evaluation, champion: Evaluation | None, policy: Policy
+    candidate: Evaluation, champion: Evaluation | None, policy: GateConfig
 ) -> None:
     decision = decide(candidate, champion, policy)
 
@@ -569,7 +569,7 @@ def improvements(draw: st.DrawFn) -> tuple[Evaluation, Evaluation]:
     return worse, better
 
 
-UNSUSPECTING = Policy(**BOUNDS | {"max_accuracy": 1})
+UNSUSPECTING = GateConfig(**BOUNDS | {"max_accuracy": 1})
 
 
 # Said of each check, which says more than of the outcome: promoted is who fails none, as is tested above.
@@ -691,7 +691,7 @@ def test_mnists_own_test_set_is_gated_on_as_tonights_is(ours: float, theirs: flo
 
 
 def test_mnists_own_test_set_can_be_left_out_and_the_checks_say_so() -> None:
-    decision = decide(evaluation(**mnist(0.148)), None, Policy(**BOUNDS, fixed_test_set=False))
+    decision = decide(evaluation(**mnist(0.148)), None, GateConfig(**BOUNDS, fixed_test_set=False))
 
     assert decision.outcome == "approved"
     left_out = [check for check in decision.checks if check.slice == "MNIST"]
@@ -730,7 +730,7 @@ def test_a_champion_that_collapses_on_tonights_images_stops_the_run_even_by_forc
             words = f"the champion's accuracy is {tonight['accuracy']:.4f} on tonight's test images and was 0.9600 when"
             assert decision.reason.startswith(words)
             assert "set max_champion_drop=1" in decision.reason
-    assert decide(evaluation(), champion, Policy(**BOUNDS, max_champion_drop=1)).outcome != "refused"
+    assert decide(evaluation(), champion, GateConfig(**BOUNDS, max_champion_drop=1)).outcome != "refused"
 
 
 def test_the_reason_says_which_part_of_the_test_images_it_is() -> None:

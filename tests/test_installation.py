@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from mnist_tasks.errors import InputError
 from mnist_tasks.installation import SETTINGS, check, problems, time_to_wait, value
+from mnist_tasks.system.errors import InputError
 from mnist_tasks.workspace import PROJECT
 
 BAD = [

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mnist_tasks.dataset import ARRAYS, Dataset, Digits
-from mnist_tasks.errors import InputError
+from mnist_tasks.data.dataset import ARRAYS, Dataset, Digits
 from mnist_tasks.load import load
+from mnist_tasks.system.errors import InputError
 from tests.forms import write_npz
 from tests.helpers import small_disk
 
@@ -90,7 +90,7 @@ def test_a_bad_source_leaves_nothing(tmp_path: Path) -> None:
 def test_a_known_source_with_another_content_is_refused(
     npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mnist_tasks.sources.BUILTIN", npz)
+    monkeypatch.setattr("mnist_tasks.data.sources.BUILTIN", npz)
 
     with pytest.raises(InputError, match=r"builtin has content digest [0-9a-f]{64}, but MNIST has 796354bf"):
         load("builtin", tmp_path)
@@ -109,7 +109,7 @@ def test_memory_does_not_grow_with_the_source(mnist: Digits, tmp_path: Path) -> 
     script = (
         "import sys\nfrom pathlib import Path\nfrom mnist_tasks.config import DataRules\n"
         "from mnist_tasks.load import load\n"
-        "from mnist_tasks.runtime import peak_memory_mb\n"
+        "from mnist_tasks.system.task_log import peak_memory_mb\n"
         "load(sys.argv[1], Path(sys.argv[2]), rules=DataRules(max_duplicates=1))\nprint(peak_memory_mb())"
     )
     peaks = {}

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from mnist_tasks.config import DataRules
-from mnist_tasks.dataset import Dataset, Digits, Split, scaled
-from mnist_tasks.errors import InputError
+from mnist_tasks.data.dataset import Dataset, Digits, Split, scaled
 from mnist_tasks.load import load
 from mnist_tasks.normalize import normalize
+from mnist_tasks.system.errors import InputError
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def test_memory_does_not_grow_with_the_images(digits: Digits, tmp_path: Path) ->
     np.savez(tmp_path / "many.npz", **{**vars(digits), "x_train": many, "y_train": np.tile(digits.y_train, 32)})
     script = (
         "import sys; from pathlib import Path\n"
-        "from mnist_tasks.normalize import normalize; from mnist_tasks.runtime import peak_memory_mb\n"
+        "from mnist_tasks.normalize import normalize; from mnist_tasks.system.task_log import peak_memory_mb\n"
         "before = peak_memory_mb(); normalize(Path(sys.argv[1])); print(peak_memory_mb() - before)"
     )
     folder = tmp_path / load(str(tmp_path / "many.npz"), tmp_path, rules=DataRules(max_duplicates=1)).digest

@@ -15,17 +15,17 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mnist_tasks.dataset import Digits
-from mnist_tasks.errors import ModelError
-from mnist_tasks.files import sha256
-from mnist_tasks.gate import Approval, Policy
-from mnist_tasks.load_test import load_test
+from mnist_tasks.data.dataset import Digits
+from mnist_tasks.gate import Approval, GateConfig
 from mnist_tasks.promote import promote
-from mnist_tasks.registry import ModelDirectory
+from mnist_tasks.registry.model_directory import ModelDirectory
+from mnist_tasks.registry.smoke_test import smoke_test
+from mnist_tasks.system.errors import ModelError
+from mnist_tasks.system.files import sha256
 from mnist_tasks.workspace import Workspace
 from tests.helpers import ANYTHING, COUNTS, LENIENT
 
-STRICT = Policy(min_accuracy=0.99)
+STRICT = GateConfig(min_accuracy=0.99)
 
 
 def test_an_approved_candidate_becomes_champion(run: Path, workspace: Workspace) -> None:
@@ -68,7 +68,7 @@ def test_a_version_is_all_that_its_users_need(run: Path, workspace: Workspace, d
     assert metadata["hardware"]["cores"] >= 1
     assert metadata["library_versions"]["keras"] == keras.__version__
     assert metadata["seconds"] > 0
-    load_test(version)
+    smoke_test(version)
 
 
 def test_a_rejected_candidate_changes_no_model(
@@ -100,7 +100,7 @@ def test_a_champion_stays_when_the_next_candidate_is_rejected(run: Path, workspa
     evaluation["champion"] = {"version": 1, **better}
     (next_run / "evaluation.json").write_text(json.dumps(evaluation))
 
-    rejected = promote(next_run, workspace.models, Policy(**{**ANYTHING, "max_regression": 0.002}))
+    rejected = promote(next_run, workspace.models, GateConfig(**{**ANYTHING, "max_regression": 0.002}))
 
     assert "a change of -0.0100, is worse than the allowed -0.0020" in rejected.reason
     champion = ModelDirectory(workspace.models).champion()
@@ -155,7 +155,7 @@ def test_a_decision_is_written_even_if_publishing_fails(run: Path, workspace: Wo
 
 
 def test_force_publishes_what_the_gate_rejects_and_says_so_everywhere(run: Path, workspace: Workspace) -> None:
-    forced = promote(run, workspace.models, Policy(min_accuracy=0.99, force=True, force_reason="Ada: for the demo"))
+    forced = promote(run, workspace.models, GateConfig(min_accuracy=0.99, force=True, force_reason="Ada: for the demo"))
 
     assert (forced.promoted, forced.forced, forced.version) == (True, True, 1)
     assert forced.reason.startswith("forced (Ada: for the demo) although accuracy 0.8")
@@ -175,7 +175,7 @@ def test_a_model_that_cannot_be_trusted_is_refused_even_by_force(
     finding = {"metric": "files", "passed": False, "message": "a file is damaged; run the repair", "value": None}
     evaluation[whose] = {**evaluation[whose], "integrity": [finding]}
     (run / "evaluation.json").write_text(json.dumps(evaluation))
-    policy = Policy(**ANYTHING, force=True, force_reason="I want it")
+    policy = GateConfig(**ANYTHING, force=True, force_reason="I want it")
 
     words = f"refused: the {whose}: a file is damaged; run the repair; there is no champion{way_out}"
     with pytest.raises(ModelError, match=words):
@@ -233,8 +233,8 @@ def test_a_missing_evaluation_is_named(run: Path, workspace: Workspace) -> None:
 def test_it_needs_neither_tensorflow_nor_numpy(run: Path, workspace: Workspace) -> None:
     script = (
         "import sys; from pathlib import Path\n"
-        "from mnist_tasks.gate import Policy; from mnist_tasks.promote import promote\n"
-        "promote(Path(sys.argv[1]), Path(sys.argv[2]), Policy(min_accuracy=0, max_loss=9))\n"
+        "from mnist_tasks.gate import GateConfig; from mnist_tasks.promote import promote\n"
+        "promote(Path(sys.argv[1]), Path(sys.argv[2]), GateConfig(min_accuracy=0, max_loss=9))\n"
         "print({'tensorflow', 'keras', 'numpy'} & sys.modules.keys())"
     )
     command = [sys.executable, "-c", script, str(run), str(workspace.models)]
@@ -303,7 +303,7 @@ def test_going_back_to_an_approved_model_is_not_said_to_be_approved(run: Path, w
     promote(second, workspace.models, LENIENT)
     models = ModelDirectory(workspace.models)
 
-    models.rollback(reason="it was bad", published_by="Bob", load_test=lambda _: None)
+    models.rollback(reason="it was bad", published_by="Bob", smoke_test=lambda _: None)
 
     assert [event.get("approved_by") for event in models.history()] == ["Ada (admin)", None, None]
     assert models.version("3").metadata()["approved_by"] == "Ada (admin)"

@@ -17,8 +17,8 @@ import pytest
 import tensorflow as tf
 
 from mnist_tasks.config import RECIPES, TrainConfig
-from mnist_tasks.dataset import Dataset
-from mnist_tasks.errors import InputError, TrainingDivergedError
+from mnist_tasks.data.dataset import Dataset
+from mnist_tasks.system.errors import InputError, TrainingDivergedError
 from mnist_tasks.train import split, train
 from mnist_tasks.workspace import Workspace
 from tests.helpers import small_disk
@@ -81,7 +81,7 @@ def test_history_and_record_say_how_it_was_made(
 def test_auto_is_the_precision_that_the_processor_multiplies_in(
     flags: set[str], resolved: str, dataset: Path, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mnist_tasks.processor.flags", lambda: frozenset(flags))
+    monkeypatch.setattr("mnist_tasks.system.processor.flags", lambda: frozenset(flags))
 
     train(dataset, TrainConfig(epochs=1, precision="auto", device="cpu"), workspace.run("new"))
 
@@ -91,7 +91,7 @@ def test_auto_is_the_precision_that_the_processor_multiplies_in(
 def test_asking_for_bfloat16_where_it_is_emulated_is_done_with_a_warning(
     dataset: Path, workspace: Workspace, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("mnist_tasks.processor.flags", lambda: frozenset({"avx2"}))
+    monkeypatch.setattr("mnist_tasks.system.processor.flags", lambda: frozenset({"avx2"}))
 
     train(dataset, TrainConfig(epochs=1, precision="mixed_bfloat16", device="cpu"), workspace.run("new"))
 

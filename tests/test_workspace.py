@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from mnist_tasks.errors import InputError, may_pass
+from mnist_tasks.system.errors import InputError, is_transient
 from mnist_tasks.workspace import PROJECT, Workspace
 from tests.helpers import small_disk, without_root
 
@@ -170,7 +170,7 @@ def test_a_file_system_without_locks_is_named(number: int, tmp_path: Path, monke
         Workspace(tmp_path).prepare()
 
     assert os.strerror(number) in str(refused.value)
-    assert may_pass(refused.value) == (number == errno.ENOLCK)  # the server for locks may be back later
+    assert is_transient(refused.value) == (number == errno.ENOLCK)  # the server for locks may be back later
     assert hidden(tmp_path) == []
 
 
@@ -239,7 +239,7 @@ def test_a_link_that_a_rename_does_not_replace_is_named_at_once(
 
     with pytest.raises(InputError, match=r"models has a file system that cannot replace a symbolic link") as refused:
         Workspace(tmp_path).prepare()
-    assert not may_pass(refused.value)
+    assert not is_transient(refused.value)
 
 
 def test_what_a_killed_trial_has_left_is_removed(tmp_path: Path) -> None:

@@ -20,9 +20,10 @@ from jinja2 import ChainableUndefined, Environment, FileSystemLoader
 from sqlalchemy import select
 from starlette.exceptions import HTTPException
 
-from mnist_tasks.errors import InputError, ModelError
-from mnist_tasks.outcome import published_as
-from mnist_tasks.registry import METADATA, ModelDirectory, Version
+from mnist_tasks.registry.model_directory import ModelDirectory
+from mnist_tasks.registry.outcome import published_as
+from mnist_tasks.registry.version import METADATA, Version
+from mnist_tasks.system.errors import InputError, ModelError
 from mnist_tasks.workspace import Workspace
 from mnist_ui.charts import Point, line_chart
 from mnist_ui.overview import (

@@ -18,8 +18,9 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from mnist_tasks.errors import ModelError
-from mnist_tasks.registry import DECISION, EVALUATION, METADATA, WAY_OUT, ModelDirectory, Version
+from mnist_tasks.registry.model_directory import ModelDirectory
+from mnist_tasks.registry.version import DECISION, EVALUATION, METADATA, WAY_OUT, Version
+from mnist_tasks.system.errors import ModelError
 from mnist_ui.documents import Check, Data, Decision, Epoch, Evaluation, Metrics, Training
 
 FIGURES = {

@@ -24,10 +24,10 @@ from airflow.utils.session import create_session
 from sqlalchemy import select
 from sqlalchemy.orm import joinedload
 
-from mnist_tasks.errors import ModelError
-from mnist_tasks.gate import Policy
+from mnist_tasks.gate import GateConfig
 from mnist_tasks.installation import time_to_wait
-from mnist_tasks.registry import ModelDirectory
+from mnist_tasks.registry.model_directory import ModelDirectory
+from mnist_tasks.system.errors import ModelError
 from mnist_tasks.workspace import PROJECT, Workspace
 from tests.dags.conftest import DAGS, states
 from tests.helpers import ANYTHING, LENIENT
@@ -251,7 +251,7 @@ def test_the_question_shows_the_accuracies_the_checks_and_the_way_to_the_figures
 def test_the_question_says_what_is_forced_and_nothing_in_it_is_markup(run: Path) -> None:
     from mnist_approve import question
 
-    forced = Policy(**{**ANYTHING, "min_accuracy": 0.99}, force=True, force_reason="Ada\n```\n<b>[x](http://h)</b>")
+    forced = GateConfig(**{**ANYTHING, "min_accuracy": 0.99}, force=True, force_reason="Ada\n```\n<b>[x](http://h)</b>")
 
     asked = question(run, forced, "mnist_training", "24 hours")
 

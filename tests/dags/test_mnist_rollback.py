@@ -11,7 +11,7 @@ from airflow.sdk import DAG
 from airflow.sdk.exceptions import ParamValidationError
 
 from mnist_tasks.promote import promote
-from mnist_tasks.registry import ModelDirectory
+from mnist_tasks.registry.model_directory import ModelDirectory
 from mnist_tasks.workspace import Workspace
 from tests.dags.conftest import states
 from tests.helpers import LENIENT
@@ -72,7 +72,7 @@ def test_a_version_that_gives_other_answers_than_when_it_was_approved_is_no_way_
     """As after an upgrade of a library: the files are those that were published, what comes out is not."""
     import numpy as np
 
-    from mnist_tasks.files import sha256
+    from mnist_tasks.system.files import sha256
 
     golden, metadata_path = models.root / "1" / "golden.npz", models.root / "1" / "metadata.json"
     with np.load(golden) as arrays:

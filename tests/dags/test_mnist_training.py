@@ -14,9 +14,9 @@ from airflow.sdk.exceptions import ParamValidationError
 
 from mnist_tasks import config
 from mnist_tasks.config import RunConfig
-from mnist_tasks.dataset import Digits
-from mnist_tasks.errors import InputError
-from mnist_tasks.registry import ModelDirectory
+from mnist_tasks.data.dataset import Digits
+from mnist_tasks.registry.model_directory import ModelDirectory
+from mnist_tasks.system.errors import InputError
 from mnist_tasks.workspace import Workspace
 from tests.dags.conftest import parse, states
 from tests.forms import done, write_npz

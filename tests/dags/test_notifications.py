@@ -23,9 +23,9 @@ from typing import Any, cast
 import pytest
 from airflow.sdk import DAG, BaseNotifier
 
-from mnist_tasks.disk import SPACE
-from mnist_tasks.errors import InputError, ModelError
 from mnist_tasks.promote import promote
+from mnist_tasks.system.disk_space import SPACE
+from mnist_tasks.system.errors import InputError, ModelError
 from mnist_tasks.workspace import Workspace
 from tests.dags.conftest import DAGS, states
 from tests.helpers import ANYTHING, LENIENT, free_port

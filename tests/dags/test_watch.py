@@ -14,7 +14,7 @@ import pytest
 from airflow.dag_processing.dagbag import DagBag
 from mnist_inbox import MOST, InboxTrigger
 
-from mnist_tasks.inbox import complete_batches
+from mnist_tasks.data.inbox import complete_batches
 from tests.dags.conftest import DAGS, parse
 
 # After them the modules of the DAG folder can be imported.

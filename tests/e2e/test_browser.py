@@ -19,7 +19,7 @@ from playwright.sync_api import FrameLocator, Page, expect, sync_playwright
 
 from mnist_tasks import config
 from mnist_tasks.config import RollbackConfig
-from mnist_tasks.registry import ModelDirectory
+from mnist_tasks.registry.model_directory import ModelDirectory
 from mnist_tasks.workspace import PROJECT, Workspace
 from tests.helpers import ANYTHING, password, served
 

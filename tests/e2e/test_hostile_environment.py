@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mnist_tasks.registry import ModelDirectory
+from mnist_tasks.registry.model_directory import ModelDirectory
 from mnist_tasks.workspace import PROJECT
 from tests.helpers import ANYTHING
 

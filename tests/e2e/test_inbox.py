@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 import pytest
 
-from mnist_tasks.registry import ModelDirectory
+from mnist_tasks.registry.model_directory import ModelDirectory
 from mnist_tasks.workspace import Workspace
 from tests.helpers import COUNTS, logged_in, served
 

@@ -17,7 +17,7 @@ import httpx
 import psutil
 import pytest
 
-from mnist_tasks.registry import ModelDirectory
+from mnist_tasks.registry.model_directory import ModelDirectory
 from mnist_tasks.workspace import PROJECT
 from tests.helpers import free_port
 

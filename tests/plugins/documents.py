@@ -6,7 +6,7 @@ import base64
 from pathlib import Path
 from typing import Any
 
-from mnist_tasks.files import sha256, write_json
+from mnist_tasks.system.files import sha256, write_json
 from mnist_tasks.workspace import Workspace
 
 DIGEST = "7" * 64

@@ -37,11 +37,11 @@ from fastapi.routing import APIRoute
 from starlette.routing import Mount
 from starlette.testclient import TestClient
 
-from mnist_tasks.errors import ModelError
-from mnist_tasks.files import write_json
-from mnist_tasks.gate import Policy
+from mnist_tasks.gate import GateConfig
 from mnist_tasks.promote import promote
-from mnist_tasks.registry import ModelDirectory
+from mnist_tasks.registry.model_directory import ModelDirectory
+from mnist_tasks.system.errors import ModelError
+from mnist_tasks.system.files import write_json
 from mnist_tasks.workspace import PROJECT, Workspace
 from tests.helpers import publish, without_root
 from tests.plugins.documents import DIGEST, PNG, evaluated_run, history
@@ -250,7 +250,7 @@ def promoted_run(
     home: Workspace, airflow: Airflow, accuracy: float = 0.98, champion: tuple[int, float] | None = None, **policy: Any
 ) -> str:
     run_id = airflow.run(promote="success", evaluate="success")
-    promote(evaluated_run(home, run_id, accuracy, champion), home.models, Policy(**policy))
+    promote(evaluated_run(home, run_id, accuracy, champion), home.models, GateConfig(**policy))
     return run_id
 
 
@@ -540,7 +540,7 @@ def test_every_run_id_that_airflow_and_the_workspace_allow_has_a_page_whose_link
     browser: Browser, home: Workspace, airflow: Airflow, run_id: str
 ) -> None:
     airflow.run(run_id=run_id)
-    promote(evaluated_run(home, run_id), home.models, Policy())
+    promote(evaluated_run(home, run_id), home.models, GateConfig())
     page = Markup(browser.get(f"/runs/mnist_training/{quote(run_id)}").html)
     figures = [address for address in page.addresses if "figures" in address]
     assert len(figures) == 3
@@ -575,7 +575,7 @@ def test_after_a_rejected_first_run_there_is_still_no_model_and_the_run_says_why
     browser: Browser, home: Workspace, airflow: Airflow
 ) -> None:
     run_id = airflow.run(promote="skipped", evaluate="success")
-    promote(evaluated_run(home, run_id, accuracy=0.95), home.models, Policy())
+    promote(evaluated_run(home, run_id, accuracy=0.95), home.models, GateConfig())
     assert "No model yet" in browser.get("/models").text
     page = browser.get(f"/runs/mnist_training/{run_id}")
     assert "Rejected. accuracy 0.9500 is below the minimum of 0.9700" in page.text
@@ -675,7 +675,7 @@ def test_a_forced_version_is_marked_everywhere(browser: Browser, home: Workspace
 def test_a_refused_run_says_what_cannot_be_trusted(browser: Browser, home: Workspace, airflow: Airflow) -> None:
     run_id = airflow.run(state=DagRunState.FAILED, promote="failed", evaluate="success")
     with pytest.raises(ModelError, match="refused"):
-        promote(evaluated_run(home, run_id, integrity=False), home.models, Policy())
+        promote(evaluated_run(home, run_id, integrity=False), home.models, GateConfig())
     page = browser.get(f"/runs/mnist_training/{run_id}")
     assert "Refused. the candidate: loads: False; the candidate: saved model loads: False" in page.text
     assert "There is no champion." in page.text
@@ -689,7 +689,7 @@ def test_an_approved_run_is_promoted_only_once_it_is_published(
     assert promoted
     run_id = airflow.run(state=DagRunState.FAILED, promote="failed", evaluate="success")
     with pytest.raises(ModelError, match="compare them again"):
-        promote(evaluated_run(home, run_id), home.models, Policy())
+        promote(evaluated_run(home, run_id), home.models, GateConfig())
 
     page = browser.get(f"/runs/mnist_training/{run_id}").text
 
@@ -720,7 +720,7 @@ def test_a_run_that_was_stopped_after_the_link_has_moved_is_promoted(
 
     run_id = airflow.run(state=DagRunState.FAILED, promote="failed", evaluate="success")
     monkeypatch.setattr("mnist_tasks.promote.write_atomically", full)
-    policy = Policy(min_accuracy=0.99, force=True, force_reason="Ada") if forced else Policy()
+    policy = GateConfig(min_accuracy=0.99, force=True, force_reason="Ada") if forced else GateConfig()
     with pytest.raises(OSError, match="No space"):
         promote(evaluated_run(home, run_id), home.models, policy)
 
@@ -738,7 +738,7 @@ def test_a_version_that_a_kill_has_left_was_never_champion(
     run_id = airflow.run(state=DagRunState.FAILED, promote="failed", evaluate="success")
     monkeypatch.setattr(ModelDirectory, "point_at", killed)
     with pytest.raises(KeyboardInterrupt):
-        promote(evaluated_run(home, run_id), home.models, Policy())
+        promote(evaluated_run(home, run_id), home.models, GateConfig())
 
     assert "Approved by the gate, but never champion." in browser.get("/models/1").text
     assert "Approved by the gate, but not published." in browser.get(f"/runs/mnist_training/{run_id}").text
@@ -764,7 +764,7 @@ def test_accuracy_on_mnists_own_test_set_is_shown_where_the_test_images_are_othe
     for whose, accuracy in (("candidate", 0.148), ("champion", 0.977)):
         document[whose]["mnist"] = {"is_test_set": False, "accuracy": accuracy}
     write_json(run / "evaluation.json", document)
-    promote(run, home.models, Policy())
+    promote(run, home.models, GateConfig())
 
     text = browser.get(f"/runs/mnist_training/{run_id}").text
 
@@ -1038,7 +1038,7 @@ def test_a_rollback_is_shown_by_its_run_its_version_and_the_list(
     second = promoted_run(home, airflow, 0.985, champion=(1, 0.98))
     run_id = airflow.run("mnist_rollback", conf={"reason": "it fails on sevens"}, rollback="success")
     models = ModelDirectory(home.models)
-    models.rollback(reason="it fails on sevens", published_by=run_id, once=True, load_test=lambda _: None)
+    models.rollback(reason="it fails on sevens", published_by=run_id, once=True, smoke_test=lambda _: None)
     page = browser.get(f"/runs/mnist_rollback/{run_id}")
     assert "The champion became version 3" in page.text
     assert "Reason: it fails on sevens" in page.text

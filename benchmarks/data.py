@@ -1,0 +1,152 @@
+"""What the bounds of the rules for data rest on: how often each rule is wrong on real digits.
+
+python -m benchmarks.data [draws]
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from mnist_tasks.config import DataRules
+from mnist_tasks.data.dataset import ArrayFile, Digits, UInt8
+from mnist_tasks.data.image_files import prepare
+from mnist_tasks.data.neighbours import TURNS, Reference, features
+from mnist_tasks.data.sources import read_source
+from mnist_tasks.data.statistics import wilson_interval
+from mnist_tasks.data.validation import LEVELS, NEAR, Profile, distances_to, jensen_shannon
+
+BATCH, WRONG = 3000, 0.05
+SIZES, TRIES = (100, 300, 1000), 200
+LOOKED_AT_HERE = 2000
+COPIES = 1000  # test images to disguise
+
+
+def profile(folder: Path, images: UInt8, labels: UInt8) -> Profile:
+    path = folder / f"{len(list(folder.iterdir()))}.npy"
+    np.save(path, images)
+    return Profile.of(ArrayFile.open(path), labels)
+
+
+def wrong_labels(mnist: Digits, folder: Path, draws: int) -> None:
+    """Labels contradicted in a clean batch and in one with wrong labels; how often smaller ones are stopped."""
+    bound = DataRules().max_wrong_labels
+    for draw in range(draws):
+        rng = np.random.default_rng(draw)
+        order = rng.permutation(len(mnist.x_train))
+        held, rest = order[:BATCH], order[BATCH:]
+        base = profile(folder, mnist.x_train[rest], mnist.y_train[rest])
+        reference = Reference.of(base.files[0], base.labels)
+        clean = profile(folder, mnist.x_train[held], mnist.y_train[held])
+        labels = clean.labels.copy()
+        changed = rng.choice(BATCH, round(WRONG * BATCH), replace=False)
+        labels[changed] = (labels[changed] + rng.integers(1, 10, len(changed))) % 10
+        for name, doubted in (
+            ("clean", reference.contradicted(clean.features(), clean.labels)),
+            (f"{WRONG:.0%} wrong", reference.contradicted(clean.features(), labels)),
+        ):
+            stopped = {
+                size: np.mean(
+                    [
+                        wilson_interval(int(np.isin(rng.choice(BATCH, size, False), doubted).sum()), size)[0] > bound
+                        for _ in range(TRIES)
+                    ]
+                )
+                for size in SIZES
+            }
+            text = ", ".join(f"{share:.1%} of {size}" for size, share in stopped.items())
+            print(f"draw {draw}, {name}: {len(doubted) / BATCH:.2%} contradicted; stopped: {text}")
+
+
+def ways_up(mnist: Digits, folder: Path) -> None:
+    """What MNIST's training images say of its test images, as they are, drawn otherwise, and another way up."""
+    base = profile(folder, mnist.x_train, mnist.y_train)
+    reference = Reference.of(base.files[0], base.labels)
+    images, labels = mnist.x_test[:LOOKED_AT_HERE], mnist.y_test[:LOOKED_AT_HERE]
+    rng = np.random.default_rng(0)
+    wrong = np.where(rng.random(len(labels)) < 0.1, (labels + 3) % 10, labels).astype(np.uint8)
+    kinds: dict[str, tuple[UInt8, UInt8]] = {
+        "as they are": (images, labels),
+        **{f"turned by {angle} degrees": (turned(images, angle), labels) for angle in (-20, 20, 30)},
+        "one label in ten wrong": (images, wrong),
+        "noise": (rng.integers(0, 256, images.shape, dtype=np.uint8), labels),
+        "noise of their pixels": (rng.permuted(images.reshape(len(images), -1), axis=1).reshape(images.shape), labels),
+        **{words.split(":")[0]: (np.ascontiguousarray(turn(images)), labels) for words, turn in TURNS.items()},
+    }
+    for name, (some, theirs) in kinds.items():
+        way_up = reference.way_up(some, theirs)
+        contradicted = len(reference.contradicted([features(some)], theirs)) / len(theirs)
+        print(
+            f"{name}: {contradicted:.1%} contradicted, {way_up.upright:.0%} agreed with, {way_up.turned:.0%} another "
+            f"way up{', which is seen' if way_up.wrong else ''}"
+        )
+
+
+def turned(images: UInt8, angle: float) -> UInt8:
+    return np.stack([np.asarray(Image.fromarray(i).rotate(angle, Image.Resampling.BILINEAR)) for i in images])
+
+
+def leakage(mnist: Digits, folder: Path) -> None:
+    """The closest training and test images of MNIST, and how many disguised test images are found."""
+    test = profile(folder, mnist.x_test, mnist.y_test)
+    train = profile(folder, mnist.x_train, mnist.y_train)
+    print(f"closest of MNIST's training and test images: {distances_to(train, test).min():.4f}; the bound is {NEAR}")
+    originals = mnist.x_test[:COPIES]
+    noise = np.random.default_rng(0).normal(0, 8, originals.shape)
+    disguises: dict[str, Callable[[UInt8, int], UInt8]] = {
+        "moved by a pixel": lambda image, _: np.roll(image, 1, axis=1),
+        "moved by two and one": lambda image, _: np.roll(image, (2, -1), axis=(0, 1)),
+        "70 % of the ink": lambda image, _: (image * 0.7).round().astype(np.uint8),
+        "noise of 8": lambda image, i: np.clip(image + noise[i], 0, 255).round().astype(np.uint8),
+        "JPEG, quality 75": lambda image, _: jpeg(image, 75),
+        "JPEG, quality 50": lambda image, _: jpeg(image, 50),
+        "enlarged and prepared again": lambda image, _: enlarged(image),
+    }
+    for name, disguise in disguises.items():
+        copies = np.stack([disguise(image, i) for i, image in enumerate(originals)])
+        found = (distances_to(profile(folder, copies, mnist.y_test[:COPIES]), test) < NEAR).mean()
+        drift = jensen_shannon(histogram(copies), histogram(mnist.x_train))
+        print(f"{name}: {found:.1%} found; drift of the pixels {drift:.4f} bits")
+
+
+def drift(mnist: Digits) -> None:
+    """The drift of the pixels that chance makes, at most, in batches of real digits."""
+    usual, rng = histogram(mnist.x_train), np.random.default_rng(0)
+    for size in (10, 100, 1000):
+        batches = (mnist.x_train[rng.choice(len(mnist.x_train), size, False)] for _ in range(TRIES))
+        print(f"{size} digits: {max(jensen_shannon(histogram(batch), usual) for batch in batches):.5f} bits at most")
+    single = [jensen_shannon(histogram(mnist.x_train[mnist.y_train == digit]), usual) for digit in range(10)]
+    print(f"of a single digit: {max(single):.4f} bits at most")
+
+
+def histogram(images: UInt8) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    counts = np.bincount((images >> 4).reshape(-1), minlength=LEVELS)
+    shares: np.ndarray[tuple[int], np.dtype[np.float64]] = counts / counts.sum()
+    return shares
+
+
+def jpeg(image: UInt8, quality: int) -> UInt8:
+    content = io.BytesIO()
+    Image.fromarray(image).save(content, "JPEG", quality=quality)
+    return np.asarray(Image.open(content))
+
+
+def enlarged(image: UInt8) -> UInt8:
+    page = Image.new("L", (260, 240), "white")
+    page.paste(Image.fromarray(255 - image).resize((168, 168), Image.Resampling.NEAREST), (83, 11))
+    return prepare(page)
+
+
+if __name__ == "__main__":
+    digits = read_source("builtin")
+    with tempfile.TemporaryDirectory() as temporary:
+        wrong_labels(digits, Path(temporary), int(sys.argv[1]) if len(sys.argv) > 1 else 6)
+        ways_up(digits, Path(temporary))
+        leakage(digits, Path(temporary))
+    drift(digits)

@@ -1,0 +1,141 @@
+"""The training of each recipe against Keras' `fit`, PyTorch and JAX: wall time, test accuracy, peak memory.
+
+Usage: python benchmarks/training.py [SEEDS] [JSON FILE]. All are run in turn, a process each, once for each seed;
+the wall time is that of the training, tracing and compiling included. PyTorch and JAX (with optax) are run by the
+Python that the environment variable PEERS names, and left out without it. Times on a shared machine mean little; their
+ratio to the plain script's, taken seed by seed, does.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from mnist_tasks.config import RECIPES, RunConfig
+from mnist_tasks.data.dataset import Dataset
+from mnist_tasks.data.sources import BUILTIN
+from mnist_tasks.load import load
+from mnist_tasks.normalize import normalize
+from mnist_tasks.system.task_log import peak_memory_mb
+from mnist_tasks.workspace import PROJECT
+
+FOLDER = PROJECT / "tests" / "benchmarks"
+PLAIN = "plain script: fit"
+MARKS = (0.978, 0.990, 0.994, 0.996)
+
+Result = dict[str, float]
+
+
+def train_recipe(recipe: str, seed: int, dataset_folder: Path) -> Result:
+    """Train in this process; besides the result, the floating-point operations a second, in units of 10^9."""
+    from mnist_tasks.train import train
+
+    config = RunConfig.from_parameters({"recipe": recipe, "seed": seed}).training
+    dataset = Dataset(dataset_folder)
+    with tempfile.TemporaryDirectory() as run:
+        trained = train(dataset_folder, config, Path(run))
+        peak = peak_memory_mb()
+        import keras
+
+        model = keras.saving.load_model(Path(run) / "model.keras")
+    # Each multiplication and addition of the forward pass, and twice that for the gradients.
+    work = 0
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.Dense | keras.layers.Conv2D):
+            work += 3 * 2 * math.prod(layer.kernel.shape) * math.prod(layer.output.shape[1:-1])
+    gigaflops = work * config.epochs * len(dataset.labels("train")) / trained.seconds / 1e9
+    _, accuracy = model.evaluate(dataset.normalized("test"), dataset.labels("test"), verbose=0, batch_size=1000)
+    return {"seconds": trained.seconds, "accuracy": accuracy, "peak MB": peak, "GFLOP/s": gigaflops}
+
+
+def matrix_multiply() -> Result:
+    """The most that this machine does in float32: the best of several large products."""
+    import tensorflow as tf
+
+    size = 2048
+    matrix, best = tf.random.normal([size, size]), math.inf
+    for _ in range(10):
+        start = time.perf_counter()
+        tf.reduce_sum(matrix @ matrix).numpy()
+        best = min(best, time.perf_counter() - start)
+    return {"GFLOP/s": 2 * size**3 / best / 1e9}
+
+
+def commands(seed: int, dataset: Path) -> dict[str, list[str]]:
+    """What to run for a seed, by name."""
+    python, plain = sys.executable, str(FOLDER / "plain_script.py")
+    found = {
+        PLAIN: [python, plain, str(seed)],
+        "fit, steps_per_execution": [python, plain, str(seed), "steps_per_execution=125"],
+        "fit, jit_compile": [python, plain, str(seed), "jit_compile=true"],
+    }
+    if peers := os.environ.get("PEERS"):
+        for name, library in (("PyTorch", "torch"), ("JAX", "jax")):
+            found[name] = [peers, str(FOLDER / "peers.py"), library, str(seed), str(BUILTIN)]
+    for recipe in RECIPES:
+        found[f"recipe {recipe}"] = [python, __file__, "--recipe", recipe, str(seed), str(dataset)]
+    found["matrix product"] = [python, __file__, "--matrix"]
+    return found
+
+
+def run(command: list[str]) -> Result:
+    output = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True).stdout
+    result: Result = json.loads(output.splitlines()[-1])
+    return result
+
+
+def main(seeds: int, path: Path | None) -> None:
+    results: dict[str, list[Result]] = {}
+    with tempfile.TemporaryDirectory() as home:
+        dataset = Path(home) / load("builtin", Path(home)).digest
+        normalize(dataset)
+        for seed in range(1, seeds + 1):
+            for name, command in commands(seed, dataset).items():
+                results.setdefault(name, []).append(run(command))
+    peak = max(result["GFLOP/s"] for result in results.pop("matrix product"))
+    report(results, seeds, peak)
+    if path:
+        path.write_text(json.dumps({"seeds": seeds, "matrix product GFLOP/s": peak, "results": results}, indent=2))
+
+
+def report(results: dict[str, list[Result]], seeds: int, peak: float) -> None:
+    print(f"{seeds} seeds; median (lowest to highest); matrix product {peak:.0f} GFLOP/s in float32")
+    print(f"{'':<26}{'training, s':>22}{'ratio':>22}{'test accuracy':>26}{'peak MB':>9}{'of peak':>9}")
+    for name, runs in results.items():
+        ratios = [mine["seconds"] / plain["seconds"] for mine, plain in zip(runs, results[PLAIN], strict=True)]
+        share = f"{statistics.median(run['GFLOP/s'] for run in runs) / peak:.0%}" if "GFLOP/s" in runs[0] else ""
+        print(
+            f"{name:<26}{spread([run['seconds'] for run in runs], 1):>22}{spread(ratios, 2):>22}"
+            f"{spread([run['accuracy'] for run in runs], 4):>26}"
+            f"{statistics.median(run['peak MB'] for run in runs):>9.0f}{share:>9}"
+        )
+    print("time to a median test accuracy, by the fastest that gets there:")
+    medians: dict[str, Any] = {
+        name: tuple(statistics.median(run[key] for run in runs) for key in ("seconds", "accuracy"))
+        for name, runs in results.items()
+    }
+    for mark in MARKS:
+        reached = [(seconds, name) for name, (seconds, accuracy) in medians.items() if accuracy >= mark]
+        print(f"  {mark:.1%}: " + ("{:.1f} s, {}".format(*min(reached)) if reached else "not reached"))
+
+
+def spread(values: list[float], digits: int) -> str:
+    return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
+
+
+if __name__ == "__main__":
+    match sys.argv[1:]:
+        case ["--recipe", recipe, seed, folder]:
+            print(json.dumps(train_recipe(recipe, int(seed), Path(folder))))
+        case ["--matrix"]:
+            print(json.dumps(matrix_multiply()))
+        case arguments:
+            main(int(arguments[0]) if arguments else 5, Path(arguments[1]) if arguments[1:] else None)

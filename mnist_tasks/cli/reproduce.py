@@ -1,0 +1,64 @@
+"""Train a published version again from its own metadata, and say whether the weights are the same, bit for bit."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mnist_tasks.config import TrainConfig
+from mnist_tasks.data.dataset import Dataset
+from mnist_tasks.normalize import normalize
+from mnist_tasks.registry.model_directory import ModelDirectory
+from mnist_tasks.registry.version import MODEL, Version
+from mnist_tasks.train import train
+from mnist_tasks.workspace import Workspace
+
+
+def reproduce(version: Version, workspace: Workspace) -> list[str]:
+    """What differs between a version and a new training of its recipe on its dataset; nothing if it is identical.
+
+    Raises:
+        ModelError: if the version is damaged.
+        InputError: if its dataset is not in the workspace, or not as it was, or its recipe is none of this program.
+    """
+    ModelDirectory(workspace.models).verify(version)
+    metadata = version.metadata()
+    config = TrainConfig(**metadata["config"])
+    dataset = Dataset(workspace.dataset(metadata["dataset"]))
+    normalize(dataset.folder)  # whose images may have been removed to save space
+    with tempfile.TemporaryDirectory(prefix="reproduce-") as run:
+        trained = train(dataset.folder, config, Path(run))
+        if trained.weights_sha256 == metadata["weights_sha256"]:
+            return []
+        now, then = _circumstances(json.loads((Path(run) / "training.json").read_text())), _circumstances(metadata)
+        changed = [
+            f"{name} was {then.get(name, 'not set')}, is {now.get(name, 'not set')}"
+            for name in sorted(now.keys() | then.keys())
+            if now.get(name) != then.get(name)
+        ]
+        return [*changed, *_different_weights(version.model, Path(run) / MODEL)]
+
+
+def _circumstances(training: Mapping[str, Any]) -> dict[str, str]:
+    """What decides the weights beside recipe and data; an older release has not written all of it down."""
+    processor = training.get("hardware", {}).get("processor", "unknown")
+    at_hand = {"device": training["device"], "processor": processor}
+    return {**training["library_versions"], **training.get("environment", {}), **at_hand}
+
+
+def _different_weights(then: Path, now: Path) -> Iterator[str]:
+    import keras
+
+    old, new = (keras.saving.load_model(path, compile=False) for path in (then, now))
+    for weight, other in zip(old.weights, new.weights, strict=True):
+        difference = np.abs(np.asarray(weight) - np.asarray(other))
+        if difference.any():
+            yield (
+                f"{weight.path}: {np.count_nonzero(difference):,} of {difference.size:,} weights differ, by at most "
+                f"{difference.max():.2g}"
+            )

@@ -1,0 +1,135 @@
+"""Any picture of a digit brought into the form that MNIST's images have.
+
+MNIST's own preparation (http://yann.lecun.com/exdb/mnist): the digit is scaled to fit 20x20 pixels with its aspect
+ratio kept, anti-aliased, and placed in 28x28 pixels so that its centre of mass is in the middle; ink is white on black.
+A picture of 28x28 pixels is taken to be prepared already: its pixels stay as they are, but for being inverted if they
+are dark on light. So MNIST's own images come back bit for bit from PNG files.
+
+The paper has to be lit evenly: a shadow darker than `INK` is taken for ink.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from mnist_tasks.data.dataset import IMAGE_SHAPE, PIXEL_MAX, Float32, UInt8
+from mnist_tasks.system.errors import InputError, is_transient
+
+BOX = 20  # pixels that the longer side of the digit gets
+INK = 0.2  # share of the strongest ink from which a pixel counts when the digit is cut out; below it is paper or noise
+MOST_PIXELS = 1 << 24  # 4096x4096; preparing takes some 20 bytes each
+MOST_BYTES = 1 << 27  # as many pixels in the deepest colours, not compressed
+LEAST_CONTRAST = 16  # of 255: a picture with less shows nothing
+
+
+def read_digit(path: Path) -> UInt8:
+    """Read an image file of any size and mode and prepare it as MNIST's: uint8 of shape (28, 28), white on black.
+
+    Raises:
+        InputError: if the file is no image that Pillow reads, or shows nothing.
+        OSError: if it could only not be read now.
+    """
+    # Read whole before it is decoded: Pillow's decoders would take an error of the system for one of the picture.
+    try:
+        size = path.stat().st_size
+        content = path.read_bytes() if size <= MOST_BYTES else b""
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist") from None
+    except (OSError, ValueError) as error:
+        if is_transient(error):
+            raise
+        text = getattr(error, "strerror", None) or error
+        raise InputError(f"{path} is no image that can be read: {text}") from error
+    if size > MOST_BYTES:
+        raise InputError(
+            f"{path} is no image that can be read: {size:,} bytes are more than {MOST_BYTES:,}; scale it down"
+        )
+    try:
+        with warnings.catch_warnings():
+            # Pillow warns of an image of 90 million pixels and refuses twice as many; both need gigabytes here.
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(content)) as image:
+                _check_kind(image)
+                return prepare(image)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    except UnidentifiedImageError:
+        raise InputError(f"{path} is no image that can be read") from None
+    except Exception as error:  # Pillow's decoders let through whatever they come upon, SyntaxError among it
+        text = getattr(error, "strerror", None) or error
+        raise InputError(f"{path} is no image that can be read: {text}") from error
+
+
+def _check_kind(image: Image.Image) -> None:
+    """Refuse, by the file's header alone, a picture that is too large, several at once, or a program."""
+    pixels = image.width * image.height
+    if pixels > MOST_PIXELS:
+        raise InputError(f"it is no image that can be read: {pixels} pixels are more than {MOST_PIXELS}; scale it down")
+    if getattr(image, "is_animated", False) and image.format != "MPO":  # a telephone's, whose first picture is the one
+        raise InputError(f"it is no image that can be read: it has {getattr(image, 'n_frames', 2)} frames; save one")
+    if image.format == "EPS":
+        raise InputError("it is no image that can be read: PostScript would be run; save it as PNG")
+
+
+def prepare(image: Image.Image) -> UInt8:
+    """Prepare an image as MNIST's. One of 28x28 pixels is taken to be prepared; only its colours may be inverted.
+
+    What is transparent counts as white paper, or as black if nothing is seen on white. The paper is what most pixels
+    along the edge look like.
+    """
+    image = ImageOps.exif_transpose(image)
+    for page in ("white", "black"):
+        pixels = _grey(image, page)
+        paper = float(np.median(np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])))
+        ink = paper - pixels if paper > PIXEL_MAX / 2 else pixels - paper
+        if ink.max() >= LEAST_CONTRAST:
+            break
+    else:
+        raise InputError("it shows nothing: all of its pixels look alike")
+    if pixels.shape == IMAGE_SHAPE:
+        return np.round(PIXEL_MAX - pixels if paper > PIXEL_MAX / 2 else pixels).astype(np.uint8)
+    ink = np.clip(ink / ink.max(), 0, 1)
+    rows, columns = (np.flatnonzero((ink >= INK).any(axis=axis)) for axis in (1, 0))
+    digit = Image.fromarray(ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1])
+    scale = BOX / max(digit.size)
+    small = np.asarray(
+        digit.resize(
+            [max(1, round(side * scale)) for side in digit.size],
+            Image.Resampling.BOX if scale < 1 else Image.Resampling.BICUBIC,
+        )
+    ).clip(0, 1)
+    field = np.zeros(IMAGE_SHAPE, np.float32)
+    # MNIST's middle is pixel 14, counted from 0: its centres of mass lie between 13.5 and 14.5.
+    top, left = (
+        int(np.clip(round(side / 2 - centre), 0, side - length))
+        for side, length, centre in zip(IMAGE_SHAPE, small.shape, _centre_of_mass(small), strict=True)
+    )
+    field[top : top + small.shape[0], left : left + small.shape[1]] = small
+    prepared: UInt8 = np.round(field / field.max() * PIXEL_MAX).astype(np.uint8)
+    return prepared
+
+
+def _grey(image: Image.Image, page: str) -> Float32:
+    """The image on a page of that colour, in grey from 0 to 255."""
+    if image.mode.startswith(("I", "F")):  # deep grey, which Pillow would clip at 255; it has no transparency
+        deep = np.asarray(image, dtype=np.float32)
+        if not np.isfinite(deep).all():
+            raise InputError("some of its pixels are NaN or infinite")
+        # Its depth is not stored: the least number of bits, 8 or more, that hold its strongest pixel; a float may be 1.
+        strongest = float(deep.max())
+        full = 1 if image.mode == "F" and strongest <= 1 else 2 ** max(8, int(strongest).bit_length()) - 1
+        return np.clip(deep / full * PIXEL_MAX, 0, PIXEL_MAX)
+    image = image.convert("RGBA")
+    return np.asarray(Image.alpha_composite(Image.new("RGBA", image.size, page), image).convert("L"), dtype=np.float32)
+
+
+def _centre_of_mass(ink: Float32) -> tuple[float, float]:
+    """Row and column, in pixels from the first."""
+    rows, columns = np.indices(ink.shape)
+    total = float(ink.sum())
+    return float((rows * ink).sum()) / total, float((columns * ink).sum()) / total

@@ -1,0 +1,1 @@
+"""How a model is measured: metrics, integrity checks, test images and figures."""

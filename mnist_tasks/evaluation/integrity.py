@@ -1,0 +1,190 @@
+"""Loads a model's two files as users and TF Serving do, and finds out whether they can be trusted.
+
+A finding is one check of integrity: whatever the gate's policy says, a model with a failed one is never published.
+What the system could only not do now, such as read a file from a share that hiccups, is no finding: the error goes
+through, and the task is tried again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mnist_tasks.data.dataset import DIGITS, IMAGE_SHAPE, Float32, UInt8, scaled
+from mnist_tasks.system.files import is_conclusive, sha256
+
+if TYPE_CHECKING:
+    import keras
+
+# How far probabilities of the same model on the same images may differ: between its two files, from those recorded
+# when it was approved on perhaps another device, and a sum of them from 1. Rounding, TF32 on a GPU included, stays well
+# below it; a forgotten normalization or other weights do not.
+TOLERANCE = 1e-3
+
+KERAS_SIGNATURE = {"inputs": [None, *IMAGE_SHAPE], "dtype": "float32", "outputs": [None, DIGITS]}
+SERVING_SIGNATURE = {"inputs": [None, *IMAGE_SHAPE], "dtype": "uint8", "outputs": [None, DIGITS]}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One check of integrity; `value` and `bound` are None where nothing was measured."""
+
+    metric: str
+    passed: bool
+    message: str
+    value: float | None = None
+    bound: float | None = None
+
+
+@dataclass
+class Inspection:
+    """What was found; the model that Keras loaded and its golden probabilities, None if it cannot be used."""
+
+    findings: list[Finding] = field(default_factory=list)
+    signatures: dict[str, Any] = field(default_factory=dict)
+    model: keras.Model | None = None
+    golden: Float32 | None = None
+
+    @property
+    def passed(self) -> bool:
+        return all(finding.passed for finding in self.findings)
+
+
+def inspect_keras_file(path: Path, golden: UInt8) -> Inspection:
+    """Load a `.keras` file in safe mode and look at its signature and what it makes of the golden images.
+
+    Args:
+        path: the file.
+        golden: raw images, uint8 of shape (n, 28, 28).
+    """
+    import keras
+
+    found = Inspection()
+    try:
+        model = keras.saving.load_model(path, safe_mode=True)
+        (inputs,), (outputs,) = model.inputs, model.outputs
+        signature = {"inputs": list(inputs.shape), "dtype": inputs.dtype, "outputs": list(outputs.shape)}
+        probabilities = _checked(model(scaled(golden), training=False), golden)
+    # Keras lets through whatever its parts raise: OSError, ValueError, KeyError, TypeError, BadZipFile and more.
+    except Exception as error:
+        _raise_if_it_may_pass(error, path)
+        found.findings.append(Finding("model.keras", False, f"{path} cannot be loaded and used: {_line(error)}"))
+        return found
+    found.signatures[path.name] = signature
+    found.findings.append(Finding("model.keras", True, "model.keras loads in safe mode"))
+    found.findings.append(_signature(path.name, signature, KERAS_SIGNATURE))
+    found.findings += _probabilities(path.name, probabilities)
+    if found.passed:
+        found.model, found.golden = model, probabilities
+    return found
+
+
+def inspect(keras_file: Path, saved_model: Path, golden: UInt8) -> Inspection:
+    """Inspect a `.keras` file and the SavedModel that should be the same model, in the folder `saved_model`."""
+    import tensorflow as tf
+
+    found = inspect_keras_file(keras_file, golden)
+    try:
+        # The object owns the variables: it must live as long as its signature is called.
+        loaded = tf.saved_model.load(saved_model)
+        serving = loaded.signatures["serving_default"]
+        ((name, inputs),) = serving.structured_input_signature[1].items()
+        (outputs,) = serving.structured_outputs.values()
+        signature = {"inputs": list(inputs.shape), "dtype": inputs.dtype.name, "outputs": list(outputs.shape)}
+        (answer,) = serving(**{name: tf.constant(golden)}).values()
+        probabilities = _checked(answer, golden)
+    except Exception as error:  # as with Keras: OSError, KeyError, and any of TensorFlow's own
+        _raise_if_it_may_pass(error, saved_model)
+        found.findings.append(Finding("saved_model", False, f"{saved_model} cannot be loaded and used: {_line(error)}"))
+        return found
+    found.signatures["serving_default"] = signature
+    found.findings.append(Finding("saved_model", True, "the SavedModel loads"))
+    found.findings.append(_signature("serving_default", signature, SERVING_SIGNATURE))
+    usable = list(_probabilities("the SavedModel", probabilities))
+    found.findings += usable
+    if found.golden is not None and all(finding.passed for finding in usable):
+        found.findings.append(same("agreement", "model.keras and the SavedModel", found.golden, probabilities))
+    return found
+
+
+def _raise_if_it_may_pass(error: Exception, path: Path) -> None:
+    """Let an error of loading through if it says nothing about the model: also one that a library has hidden.
+
+    `zipfile` calls a file that cannot be read no archive, HDF5 and TensorFlow have errors of their own for it. So each
+    file is read again here, where the system's own error shows.
+
+    Raises:
+        Exception: the error, or the one of reading, if it may pass or this user has no right to read the file.
+    """
+    import tensorflow as tf
+
+    if not is_conclusive(error) or isinstance(error, tf.errors.ResourceExhaustedError | tf.errors.UnavailableError):
+        raise error
+    for file in (path, *path.rglob("*")):
+        try:
+            if file.is_file():
+                sha256(file)
+        except OSError as unread:
+            if not is_conclusive(unread):
+                raise unread from error
+
+
+def _checked(answer: Any, golden: UInt8) -> Float32:
+    """A model's answer as an array of probabilities, or a `ValueError` if it is anything else."""
+    probabilities = np.asarray(answer)
+    if probabilities.dtype != np.float32 or probabilities.shape != (len(golden), DIGITS):
+        raise ValueError(
+            f"it gives {probabilities.dtype} {probabilities.shape} for {len(golden)} images, but float32 "
+            f"{(len(golden), DIGITS)} is needed"
+        )
+    return probabilities
+
+
+def same(metric: str, what: str, first: Float32, second: Float32) -> Finding:
+    """Whether two arrays of probabilities of the same images are the same within the tolerance."""
+    if first.shape != second.shape:
+        return Finding(metric, False, f"{what} give shapes {first.shape} and {second.shape} for the golden images")
+    difference = float(np.abs(first - second).max())
+    agree = difference <= TOLERANCE  # false for NaN
+    verb = "agree" if agree else "do not agree"
+    message = f"{what} {verb} on the golden images: probabilities differ by {difference:.2g}, allowed {TOLERANCE:g}"
+    return Finding(metric, agree, message, difference, TOLERANCE)
+
+
+def unusable(probabilities: Float32) -> int:
+    """How many rows of probabilities have a NaN or an infinity."""
+    return int(np.count_nonzero(~np.isfinite(probabilities).all(axis=1)))
+
+
+def finite(metric: str, name: str, bad: int, count: int, what: str) -> Finding:
+    """Whether a model gives finite numbers for all images."""
+    text = f"NaN or infinity for {bad:,} of {count:,} {what}" if bad else f"finite numbers for all {count:,} {what}"
+    return Finding(metric, not bad, f"{name} gives {text}", bad, 0)
+
+
+def _signature(name: str, found: dict[str, Any], expected: dict[str, Any]) -> Finding:
+    passed = found == expected
+    message = f"{name} takes {found['dtype']} {tuple(found['inputs'])} and gives {tuple(found['outputs'])}"
+    if not passed:
+        message += f", but {expected['dtype']} {tuple(expected['inputs'])} and {tuple(expected['outputs'])} are needed"
+    return Finding(f"{name} signature", passed, message)
+
+
+def _probabilities(name: str, probabilities: Float32) -> Iterator[Finding]:
+    bad = unusable(probabilities)
+    yield finite(f"{name} finite", name, bad, len(probabilities), "golden images")
+    if bad:
+        return
+    off = float(np.abs(probabilities.sum(axis=1) - 1).max())
+    passed = off <= TOLERANCE and float(probabilities.min()) >= 0
+    text = f"{name}: probabilities {'sum' if passed else 'do not sum'} to 1: off by {off:.2g}, allowed {TOLERANCE:g}"
+    yield Finding(f"{name} sum", passed, text, off, TOLERANCE)
+
+
+def _line(error: Exception) -> str:
+    """The first line of an error, which can have pages, or its type if it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,158 @@
+"""Writing files so that a reader, a kill or a full disk never finds half of one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from mnist_tasks.system.disk_space import explained_disk_errors
+from mnist_tasks.system.errors import ModelError, is_transient
+
+
+def is_conclusive(error: BaseException) -> bool:
+    """Whether an error of reading says something about what was to be read.
+
+    Not if it may pass; nor if this user has no right to read it: others may have, to whom it is whole.
+    """
+    return not is_transient(error) and not isinstance(error, PermissionError)
+
+
+@contextmanager
+def explained_read_errors(path: Path) -> Iterator[None]:
+    """Around reading a file: an error of the system names the path, and one of rights its way out."""
+    try:
+        yield
+    except PermissionError as error:
+        text = f"{error.strerror}; give this user the right to read it"
+        raise PermissionError(error.errno, text, str(path)) from error
+    except OSError as error:
+        if error.filename is None:  # from reading what is open already
+            error.filename = str(path)
+        raise
+
+
+def printable(text: str | Path) -> str:
+    """A text or a path for a message: what is not UTF-8, which no log could take, is written with escapes."""
+    return str(text).encode("utf-8", "backslashreplace").decode()
+
+
+def fsync(path: Path) -> None:
+    """Wait until a file's bytes, or a folder's entries, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+    """Have `write` fill a file beside `path`, with the same suffix, then put it in place in one step."""
+    temporary = path.with_name(f".{os.getpid()}-{path.name}")
+    try:
+        with explained_disk_errors(path):
+            write(temporary)
+            fsync(temporary)
+            temporary.replace(path)
+    except BaseException:
+        with suppress(OSError):  # on a disk that can no longer be written to; the first error is the one to tell of
+            temporary.unlink(missing_ok=True)
+        raise
+    fsync(path.parent)
+
+
+def to_json(value: Any) -> str:
+    """Indented JSON with a final newline; a NaN or an infinity, which JSON does not have, is a `ValueError`."""
+    return json.dumps(value, indent=2, allow_nan=False) + "\n"
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as JSON in one step."""
+    write_atomically(path, lambda temporary: write_text(temporary, to_json(value)))
+
+
+def read_json(path: Path, task: str) -> Any:
+    """The content of a JSON file that the named task wrote.
+
+    Raises:
+        ModelError: if it is not there, or is no JSON.
+        OSError: if it cannot be read now, and perhaps can at the next try.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        if is_transient(error):
+            raise
+        raise ModelError(f"{path} cannot be read: {error}; clear the {task} task to write it again") from error
+
+
+def copy(source: Path, target: Path) -> None:
+    """Copy a file's content in place, for `write_atomically`."""
+    shutil.copyfile(source, target)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write text in place, for `write_atomically`."""
+    path.write_text(text, encoding="utf-8")
+
+
+def walk(path: Path) -> Iterator[Path]:
+    """A file; or a folder and all in it, in a fixed order.
+
+    Links are not followed. Unlike with `Path.rglob`, a folder that cannot be read is an error, not an empty one.
+    """
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    yield path
+    for folder, folders, names in os.walk(path, onerror=fail) if path.is_dir() else ():
+        folders.sort()
+        for name in sorted([*folders, *names]):
+            yield Path(folder, name)
+
+
+@contextmanager
+def atomic_folder(target: Path) -> Iterator[Path]:
+    """A hidden folder beside `target` to fill, which becomes `target` in one step when the block ends well.
+
+    Everything in it is on the disk before the rename. The caller holds the lock on the parent folder, clears
+    `staging_folders` that an earlier kill left, and has made sure that `target` does not exist.
+    """
+    staging = target.with_name(f".staging-{target.name}")
+    with explained_disk_errors(target):
+        staging.mkdir()
+    try:
+        with explained_disk_errors(target):
+            yield staging
+            for path in sorted(staging.rglob("*"), reverse=True):
+                fsync(path)
+            fsync(staging)
+            staging.rename(target)
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
+    fsync(target.parent)
+
+
+def remove_staging_folders(parent: Path) -> None:
+    """Remove what a killed writer left in `parent`; the caller holds the lock on it."""
+    for staging in parent.glob(".staging-*"):
+        if staging.is_symlink():
+            staging.unlink()
+        else:
+            shutil.rmtree(staging)
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    digest = hashlib.sha256()
+    with explained_read_errors(path), path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()

@@ -1,0 +1,61 @@
+"""What every task writes to its log: a closing line with its duration and peak memory, and lines folded into groups."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+log = logging.getLogger(__name__)
+
+
+def log_resources(task: Callable[P, R]) -> Callable[P, R]:
+    """Have a task function log, at its end, how long it took and the most memory its process has held so far."""
+
+    @functools.wraps(task)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+        start = time.monotonic()
+        result = task(*args, **kwargs)
+        logging.getLogger(task.__module__).info(
+            "%s took %.1f s; peak memory %.0f MB", task.__name__, time.monotonic() - start, peak_memory_mb()
+        )
+        return result
+
+    return wrapper
+
+
+@contextmanager
+def log_group(log: logging.Logger, title: str) -> Iterator[None]:
+    """Around lines of the log that Airflow's UI shows folded up under a title."""
+    log.info("::group::%s", title)
+    try:
+        yield
+    finally:
+        log.info("::endgroup::")
+
+
+@contextmanager
+def best_effort(picture: str) -> Iterator[None]:
+    """Around drawing what is only looked at: whatever it fails with is a line in the log."""
+    try:
+        yield
+    except Exception as error:
+        log.warning("%s is not drawn, and all goes on without it: %s: %s", picture, type(error).__name__, error)
+
+
+def peak_memory_mb() -> float:
+    """The largest resident set that this process has had since it was forked or started, in MB (10^6 bytes).
+
+    Not `ru_maxrss`, which begins with the peak of the process that started this one.
+    """
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    (kibibytes,) = re.findall(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE)
+    return int(kibibytes) * 1024 / 1e6

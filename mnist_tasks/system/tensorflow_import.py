@@ -1,0 +1,102 @@
+"""TensorFlow's libraries without the pages that only loading them needs.
+
+Loading TensorFlow reads its relocation tables and runs the registration of thousands of kernels, once. The pages of the
+library files that this touches, some 300 to 450 MB, stay mapped in the process, where they count as its memory: in what
+the system reports, in what Kubernetes compares with a limit. Here they are unmapped after each step of the import. What
+is needed again comes back from the page cache, page by page; neither the import nor the training gets slower.
+
+And Keras with the settings that it comes with: those of the user's `keras.json` and environment would train other
+weights without a word, or none.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import logging
+import os
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from mnist_tasks.system.errors import InputError
+from mnist_tasks.system.library_settings import PLAIN_KERAS, environment
+
+log = logging.getLogger(__name__)
+
+# The two libraries that hold nearly all of TensorFlow, in the order in which they depend on each other.
+LIBRARIES = ("libtensorflow_framework.so.2", "libtensorflow_cc.so.2")
+
+MADV_DONTNEED = 4  # <sys/mman.h>
+
+# The first line of a mapping in /proc/self/smaps: addresses, permissions, offset, device, inode, file.
+MAPPING = re.compile(r"([0-9a-f]+)-([0-9a-f]+) (\S{4}) \S+ \S+ \S+ *(.*)")
+
+
+def import_tensorflow() -> None:
+    """Import TensorFlow, unless it is imported already, keeping the process small on the way; and pin Keras' settings.
+
+    Raises:
+        InputError: if this process has imported Keras with another backend.
+    """
+    with environment(PLAIN_KERAS):  # TensorFlow imports it
+        _import_tensorflow()
+        _pin_keras()
+
+
+def _pin_keras() -> None:
+    """Set what Keras can be set to, whoever has imported it.
+
+    Raises:
+        InputError: if it runs on another backend, which cannot be changed any more.
+    """
+    import keras
+
+    if keras.config.backend() != "tensorflow":
+        raise InputError(
+            f"Keras runs on {keras.config.backend()} in this process; start a new one with KERAS_BACKEND=tensorflow"
+        )
+    keras.config.set_floatx("float32")
+    keras.config.set_epsilon(1e-7)
+    keras.config.set_image_data_format("channels_last")
+    keras.config.set_dtype_policy("float32")
+
+
+def _import_tensorflow() -> None:
+    if "tensorflow" in sys.modules:
+        return
+    spec = importlib.util.find_spec("tensorflow")
+    if spec is None or not spec.submodule_search_locations:
+        return
+    folder = Path(spec.submodule_search_locations[0]).resolve()  # as the kernel names mappings
+    for name in LIBRARIES:
+        if (folder / name).exists():
+            ctypes.CDLL(str(folder / name))
+            unmap_clean_pages(folder)
+    import tensorflow  # noqa: F401
+
+    unmap_clean_pages(folder)
+
+
+def unmap_clean_pages(folder: Path) -> None:
+    """Drop from this process the pages of the files in `folder` that equal what the files hold.
+
+    Only mappings that cannot be written to and have no page of their own (such as relocated data): there, the kernel
+    can read every page again from the file.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    for start, end in _clean_mappings(folder):
+        if libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), MADV_DONTNEED):
+            log.debug("madvise: %s", os.strerror(ctypes.get_errno()))
+
+
+def _clean_mappings(folder: Path) -> Iterator[tuple[int, int]]:
+    address: tuple[int, int] | None = None
+    for line in Path("/proc/self/smaps").read_text(encoding="utf-8", errors="replace").splitlines():
+        if match := MAPPING.match(line):
+            start, end, permissions, file = match.groups()
+            wanted = permissions[1] == "-" and file.startswith(f"{folder}/")
+            address = (int(start, 16), int(end, 16)) if wanted else None
+        elif address and line.startswith("Anonymous:") and line.split()[1] == "0":
+            yield address

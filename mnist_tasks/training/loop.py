@@ -1,0 +1,317 @@
+"""The training loop: many of Keras' own train steps in one graph call, on data that stays on the device.
+
+How it works. Images and labels are put on the device once; on a CPU without a copy, as tensors over a memory map. The
+order of an epoch's images is a permutation that follows from the seed and the epoch's number. One call of a compiled
+graph takes a range of that order and runs, in a loop inside the graph, `model.train_step` on one batch after another.
+The number of batches a call grows from one, or shrinks, until a call takes about a second, so that timeouts, signals
+and progress lines work on a slow machine too; where the cuts are makes no difference to the result.
+
+Data that need more memory than they may take are streamed: a thread reads the next piece of the order from the memory
+map while the graph trains on the last. The batches are the same, so the result is, bit for bit.
+
+Why it is faster than `keras.Model.fit`. `fit` returns to Python after every batch, and feeds each batch through an
+input pipeline of its own; for a small network both cost more than the batch itself. With `steps_per_execution` the
+first cost goes, the second stays. Optimizer, loss, metrics, dropout, learning-rate schedules, moving averages of the
+weights and mixed precision are Keras' own code, unchanged, so the arithmetic is that of `fit`.
+
+With several devices (`tf.distribute`) each takes an equal part of every batch, and the gradients are summed.
+
+What it does not do: callbacks, sample weights, inputs or outputs that are not one array.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import mmap
+import os
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mnist_tasks.system.errors import InputError, TrainingDivergedError
+
+if TYPE_CHECKING:
+    import keras
+    import tensorflow as tf
+
+log = logging.getLogger(__name__)
+
+Array = npt.NDArray[Any]
+Rows = npt.NDArray[np.integer]
+
+# Cuts an order of images into pieces for the graph: images and labels on the devices, the indices in them to take one
+# after another, and how many of these count.
+Pieces = Callable[[Rows], Iterator[tuple[Any, Any, int]]]
+
+FIRST_CALL_STEPS = 1  # as nobody knows yet how long a step takes
+CALL_SECONDS = 1.0
+PROGRESS_SECONDS = 30  # between lines about an epoch that takes longer
+PIECE_BYTES = 8 * 2**20  # long enough to train on to read the next meanwhile; larger ones are no faster
+PIECES_IN_MEMORY = 4  # at most: one to train on, the one before, and the next as an array and as a tensor
+ALIGNMENT = 64  # bytes; what TensorFlow's CPU kernels expect of a tensor that they did not allocate
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One pass over the training set: its number from 1, its metrics, its wall time, and the speed of the training.
+
+    Metrics are the means over the epoch while it trained, as Keras has them, and with the prefix `val_` those of the
+    validation images after it. The time includes the validation; the speed does not.
+    """
+
+    number: int
+    metrics: dict[str, float]
+    seconds: float
+    images_per_second: float
+
+
+def build(model: keras.Model, images: Array, labels: Array) -> None:
+    """Have a compiled model make all its variables, those of its optimizer included, as its first step would.
+
+    Raises:
+        InputError: if the images are not what the model takes, or a label is no output of it.
+    """
+    import tensorflow as tf
+
+    expected = model.input_shape[1:]
+    if images.shape[1:] != expected:
+        raise InputError(f"images have shape {images.shape}, but the model takes {('n', *expected)}")
+    if len(images) != len(labels):
+        raise InputError(f"{len(images):,} images have {len(labels):,} labels; each image needs one")
+    if not len(labels):
+        raise InputError("there are no images to train on")
+    classes = model.output_shape[-1]
+    if labels.min() < 0 or labels.max() >= classes:
+        raise InputError(
+            f"labels go from {labels.min()} to {labels.max()}, but the model has outputs for 0 to {classes - 1}"
+        )
+    with model.distribute_strategy.scope():
+        model._symbolic_build(data_batch=(tf.constant(images[:1]), tf.constant(labels[:1])))
+
+
+def fit(
+    model: keras.Model,
+    images: Array,
+    labels: Array,
+    *,
+    batch_size: int,
+    epochs: int,
+    seed: int,
+    first_epoch: int = 1,
+    rows: Rows | None = None,
+    validation_rows: Rows | None = None,
+    image_memory: float = math.inf,
+) -> Iterator[Epoch]:
+    """Train a compiled model, yielding after each epoch.
+
+    Args:
+        model: a compiled model with one input and one output.
+        images: shape (n, ...), in the dtype that the model takes. A memory map opened as copy-on-write (`mode="c"`) is
+            used as it is; anything else may be copied once.
+        labels: one for each image, shape (n,), integers.
+        batch_size: images a step, over all devices together; the last batch of an epoch holds what is left.
+        epochs: passes over the training set, those before `first_epoch` included.
+        seed: of the order of the images, a new permutation each epoch.
+        first_epoch: the number of the first pass, above 1 to go on with a model that was trained before.
+        rows: the indices of the images to train on, shape (m,); all if None.
+        validation_rows: the indices of images to measure after each epoch.
+        image_memory: how many bytes images and labels may take on each device; more are streamed, best from a memory
+            map, whose file is read then.
+
+    Whoever stops taking epochs early has the weights of the last step; moving averages of them (`use_ema`) are in place
+    when the last epoch is yielded, as after `keras.Model.fit`.
+
+    Raises:
+        InputError: if images and labels do not fit the model, a batch cannot be split evenly over the devices, or
+            `image_memory` cannot hold the batches that streaming needs.
+        TrainingDivergedError: as soon as the loss is no finite number, naming epoch and step.
+    """
+    rows = np.arange(len(labels)) if rows is None else rows
+    replicas = model.distribute_strategy.num_replicas_in_sync
+    held_out = 0 if validation_rows is None else len(validation_rows)
+    for size in (batch_size, len(rows) % batch_size, held_out % batch_size):
+        if size % replicas:
+            raise InputError(
+                f"a batch of {size:,} images cannot be split evenly over {replicas} devices; use a batch_size of which "
+                f"this is not the remainder, divisible by {replicas}"
+            )
+    build(model, images, labels)  # no variable can be made inside the graph
+    if images.nbytes + labels.nbytes <= image_memory:
+        pieces = _resident(model.distribute_strategy, images, labels)
+    else:
+        pieces = _streamed(model.distribute_strategy, images, labels, batch_size, image_memory)
+    train_pass, validate = (Pass(model, step, pieces, batch_size) for step in (model.train_step, model.test_step))
+    for number in range(first_epoch, epochs + 1):
+        start = time.perf_counter()
+        metrics, step, loss = train_pass(np.random.default_rng([seed, number]).permutation(rows))
+        if not math.isfinite(loss):
+            raise TrainingDivergedError(
+                f"the loss is {loss} at step {step} of epoch {number}; use a lower learning rate"
+            )
+        speed = len(rows) / (time.perf_counter() - start)
+        if validation_rows is not None:
+            measured, _, loss = validate(validation_rows)
+            if not math.isfinite(loss):
+                raise TrainingDivergedError(
+                    f"the validation loss is {loss} after epoch {number}; use a lower learning rate"
+                )
+            metrics |= {f"val_{name}": value for name, value in measured.items()}
+        if number == epochs:
+            with model.distribute_strategy.scope():
+                model.optimizer.finalize_variable_values(model.trainable_variables)
+        yield Epoch(number, metrics, time.perf_counter() - start, speed)
+
+
+class Pass:
+    """A step of a Keras model, over all batches of an order of images; compiled once."""
+
+    def __init__(self, model: keras.Model, step: Any, pieces: Pieces, batch_size: int) -> None:
+        """Of `step`, a method of `model`; all pieces but the last of an order hold whole batches."""
+        import tensorflow as tf
+
+        self.model = model
+        self.pieces = pieces
+        self.batch_size = batch_size
+        self.steps = FIRST_CALL_STEPS
+        strategy = model.distribute_strategy
+        replicas = strategy.num_replicas_in_sync
+
+        def replica_step(x: tf.Tensor, y: tf.Tensor, batch: tf.Tensor) -> tf.Tensor:
+            if replicas == 1:
+                return step((tf.gather(x, batch), tf.gather(y, batch)))["loss"]
+            context = tf.distribute.get_replica_context()
+            part = tf.shape(batch)[0] // replicas
+            start = context.replica_id_in_sync_group * part
+            batch = batch[start : start + part]
+            loss = step((tf.gather(x, batch), tf.gather(y, batch)))["loss"]
+            # All devices must agree when to stop, or some would wait for the others for ever.
+            return context.all_reduce(tf.distribute.ReduceOp.MEAN, loss)
+
+        def run(data: Any, order: tf.Tensor, start: tf.Tensor, end: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            def body(position: tf.Tensor, _: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+                following = tf.minimum(position + batch_size, end)
+                loss = strategy.run(replica_step, args=(*data, order[position:following]))
+                return following, strategy.experimental_local_results(loss)[0]
+
+            # "loss" is Keras' mean over the epoch so far: once it is not finite it stays so, and the loop ends.
+            done, loss = tf.while_loop(
+                lambda position, loss: (position < end) & tf.math.is_finite(loss),
+                body,
+                [start, 0.0],
+                parallel_iterations=1,
+            )
+            return done, loss
+
+        self._run = tf.function(run, autograph=False)
+
+    def __call__(self, order: Rows) -> tuple[dict[str, float], int, float]:
+        """The model's metrics over the images in `order`, the number of steps done, and the loss at the last."""
+        import tensorflow as tf
+
+        self.model.reset_metrics()
+        done, loss, said = 0, 0.0, time.perf_counter()
+        for data, indices, count in self.pieces(order):
+            position = 0
+            while position < count and math.isfinite(loss):
+                start = time.perf_counter()
+                steps = min(self.steps, math.ceil((count - position) / self.batch_size))
+                end = min(position + steps * self.batch_size, count)
+                reached, last = self._run(data, indices, tf.constant(position), tf.constant(end))
+                position, loss = int(reached), float(last)
+                now = time.perf_counter()
+                if now - start > 2 * CALL_SECONDS:
+                    self.steps = max(1, int(steps * CALL_SECONDS / (now - start)))
+                elif now - start < CALL_SECONDS / 2 and steps == self.steps:
+                    self.steps *= 2
+                if now - said > PROGRESS_SECONDS:
+                    said = now
+                    log.info("%.0f %% of the images, loss %.4f", 100 * (done + position) / len(order), loss)
+            done += position
+            if not math.isfinite(loss):
+                break
+        results = self.model.get_metrics_result()
+        metrics = {name: float(results[name]) for name in ["loss", *sorted(results.keys() - {"loss"})]}
+        return metrics, math.ceil(done / self.batch_size), loss
+
+
+def _resident(strategy: tf.distribute.Strategy, *arrays: Array) -> Pieces:
+    """All data on the devices, once: one piece an order."""
+    import tensorflow as tf
+
+    data = tuple(_on_devices(strategy, array) for array in arrays)
+
+    def pieces(order: Rows) -> Iterator[tuple[Any, Any, int]]:
+        yield data, tf.constant(order, tf.int32), len(order)
+
+    return pieces
+
+
+def _streamed(
+    strategy: tf.distribute.Strategy, images: Array, labels: Array, batch_size: int, image_memory: float
+) -> Pieces:
+    """Whole batches of the order at a time, read ahead by a thread; the last piece is filled up with anything."""
+    import tensorflow as tf
+
+    batch_bytes = batch_size * (images.nbytes + labels.nbytes) / len(labels)
+    if image_memory < PIECES_IN_MEMORY * batch_bytes:
+        raise InputError(
+            f"image_memory: {image_memory / 1e6:,.1f} MB cannot hold the {PIECES_IN_MEMORY} batches of {batch_size:,} "
+            f"images that streaming needs; allow {PIECES_IN_MEMORY * batch_bytes / 1e6:,.1f} MB or use a smaller "
+            "batch_size"
+        )
+    size = max(1, int(min(PIECE_BYTES, image_memory / PIECES_IN_MEMORY) / batch_bytes)) * batch_size
+
+    def read(rows: Rows) -> tuple[Array, ...]:
+        return tuple(_rows_of(array, rows, size) for array in (images, labels))
+
+    def pieces(order: Rows) -> Iterator[tuple[Any, Any, int]]:
+        indices = tf.range(size)
+        with ThreadPoolExecutor(1, "read-ahead") as reader:
+            coming = reader.submit(read, order[:size])
+            for start in range(0, len(order), size):
+                data = tuple(_on_devices(strategy, array) for array in coming.result())
+                coming = reader.submit(read, order[start + size : start + 2 * size])
+                yield data, indices, min(size, len(order) - start)
+
+    return pieces
+
+
+def _rows_of(array: Array, rows: Rows, size: int) -> Array:
+    """A copy of these rows of an array, filled up to `size` with anything.
+
+    Of a memory map they are read from its file: in the map, each would bring its neighbours into the process's memory.
+    """
+    copy = np.empty((size, *array.shape[1:]), array.dtype)
+    if isinstance(array, np.memmap) and isinstance(array.base, mmap.mmap) and array.ndim > 1:
+        with Path(array.filename).open("rb", buffering=0) as file:
+            for target, row in zip(copy, rows.tolist(), strict=False):
+                os.preadv(file.fileno(), [target], array.offset + row * array.strides[0])
+    else:
+        copy[: len(rows)] = array[rows]
+    return copy
+
+
+def _on_devices(strategy: tf.distribute.Strategy, array: Array) -> Any:
+    """The array as a tensor on each device of this process; on the CPU without a copy, where the memory allows it."""
+    import tensorflow as tf
+
+    shareable = array.flags.c_contiguous and array.flags.writeable and array.ctypes.data % ALIGNMENT == 0
+    with tf.device("CPU:0"):
+        tensor = tf.experimental.dlpack.from_dlpack(array.__dlpack__()) if shareable else tf.constant(array)
+    if not tf.distribute.has_strategy() and strategy is tf.distribute.get_strategy():
+        with tf.device("GPU:0" if tf.config.list_logical_devices("GPU") else "CPU:0"):
+            return tf.identity(tensor)
+    devices = iter(strategy.extended.worker_devices)
+
+    def on_next_device(_: Any) -> tf.Tensor:
+        with tf.device(next(devices)):
+            return tf.identity(tensor)
+
+    return strategy.experimental_distribute_values_from_function(on_next_device)

@@ -1,0 +1,283 @@
+"""Any sequence of publishing, going back, retiring, pruning, damage and kills can be mended by `repair`.
+
+A state machine of hypothesis tries such sequences with small files that stand in for models. Beside the directory it
+keeps what it knows to be so: what each version's files were, which were champion, and which somebody has retired.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from mnist_tasks.registry.model_directory import ModelDirectory, is_document
+from mnist_tasks.registry.repair import problems, repair
+from mnist_tasks.registry.version import Version
+from mnist_tasks.system.errors import InputError, ModelError
+from mnist_tasks.system.files import fsync, sha256
+from tests.helpers import publish
+
+EXAMPLES, STEPS = 40, 12
+
+ANY = st.integers(min_value=0, max_value=10_000)  # picks one of what there is
+NAMES = [
+    "model.keras",
+    "saved_model.pb",
+    "variables/variables.index",
+    "metadata.json",
+    "decision.json",
+    "model_card.md",
+]
+
+
+class Killed(BaseException):
+    """A writer that ends in the middle of its work."""
+
+
+@contextmanager
+def killed_at(step: int | None) -> Iterator[None]:
+    """End the writer when it brings something to the disk for the given time; None for never."""
+    left = step
+
+    def counted(path: Path) -> None:
+        nonlocal left
+        if left is not None:
+            if left == 0:
+                raise Killed
+            left -= 1
+        fsync(path)
+
+    places = [f"mnist_tasks.{name}.fsync" for name in ("registry.model_directory", "registry.repair", "system.files")]
+    patches = [mock.patch(place, counted) for place in places]
+    for patch in patches:
+        patch.start()
+    try:
+        with suppress(Killed):
+            yield
+    finally:
+        for patch in patches:
+            patch.stop()
+
+
+def mend(models: ModelDirectory) -> list[str]:
+    return list(repair(models, models.root.parent / "runs", "me", smoke_test=lambda _: None))
+
+
+class Directory(RuleBasedStateMachine):
+    """One model directory and all that may become of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.home = Path(tempfile.mkdtemp(prefix="models-"))
+        self.models = ModelDirectory(self.home / "models")
+        self.runs = 0
+        self.digests: dict[int, dict[str, str]] = {}
+        self.former: set[int] = set()
+        self.retired: set[int] = set()
+        self.history_is_whole = True
+
+    def teardown(self) -> None:
+        shutil.rmtree(self.home)
+
+    # What is known
+
+    def look(self) -> None:
+        """Take down what is new."""
+        for version in self.models.versions():
+            if version.number not in self.digests:
+                files = [path for path in version.folder.rglob("*") if path.is_file()]
+                self.digests[version.number] = {str(path.relative_to(version.folder)): sha256(path) for path in files}
+        with suppress(ModelError):
+            if champion := self.models.champion():
+                self.former.add(champion.number)
+
+    def whole(self, version: Version) -> bool:
+        """Whether the model's files and the documents of a version are what they were."""
+        return not any(
+            version.changed(name, digest)
+            for name, digest in self.digests[version.number].items()
+            if not is_document(name)
+        )
+
+    def version(self, pick: int) -> Version | None:
+        versions = self.models.versions()
+        return versions[pick % len(versions)] if versions else None
+
+    # What people and runs do
+
+    @initialize(count=st.integers(min_value=1, max_value=3))
+    def some_versions(self, count: int) -> None:
+        for _ in range(count):
+            self.publish(None)
+
+    @rule(kill=st.none() | st.integers(min_value=0, max_value=30))
+    def publish(self, kill: int | None) -> None:
+        with suppress(ModelError), killed_at(kill):
+            champion = self.models.champion()
+            self.runs += 1
+            publish(self.models, f"run-{self.runs}", champion.number if champion else None)
+        self.look()
+
+    @rule(run=ANY, pick=ANY)
+    def retry_a_run(self, run: int, pick: int) -> None:
+        version = self.version(pick)
+        if self.runs:
+            with suppress(ModelError):
+                replaces = version.number if version and pick % 3 else None
+                publish(self.models, f"run-{1 + run % self.runs}", replaces)
+        self.look()
+
+    @rule(to=st.none() | ANY, kill=st.none() | st.integers(min_value=0, max_value=20))
+    def roll_back(self, to: int | None, kill: int | None) -> None:
+        target = self.version(to) if to is not None else None
+        number = target.number if target else None
+        before = self.models.history()
+        with suppress(ModelError, InputError), killed_at(kill):
+            self.models.rollback(number, reason="a test", published_by="me", smoke_test=lambda _: None)
+        new = [event for event in self.models.history() if event not in before]
+        if any(event.get("restores") in self.retired for event in new):
+            self.retired = set()
+        self.look()
+
+    @rule(keep=st.integers(min_value=1, max_value=3))
+    def prune(self, keep: int) -> None:
+        with suppress(ModelError):
+            self.models.prune(keep)
+
+    @rule(kill=st.none() | st.integers(min_value=0, max_value=6))
+    def retire(self, kill: int | None) -> None:
+        with suppress(ModelError, InputError), killed_at(kill):
+            self.models.retire("a test", "me")
+        if self.models.history() and self.models.history()[-1].get("event") == "retired":
+            self.retired |= {version.number for version in self.models.versions()}
+
+    @rule(kill=st.none() | st.integers(min_value=0, max_value=20))
+    def repair(self, kill: int | None) -> None:
+        with killed_at(kill):
+            mend(self.models)
+        self.look()
+
+    # What happens to files
+
+    @rule(pick=ANY, name=st.sampled_from(NAMES), how=st.sampled_from(["changed", "gone", "a folder"]))
+    def damage(self, pick: int, name: str, how: str) -> None:
+        if (version := self.version(pick)) and (path := version.folder / name).is_file():
+            text = path.read_text()
+            path.unlink()  # not in place, which would change its other names as well
+            if how == "changed":
+                path.write_text(text[:-1] + "x")
+            elif how == "a folder":
+                path.mkdir()
+
+    @rule(pick=ANY)
+    def damage_in_place(self, pick: int) -> None:
+        """As a bad disk does: every hard link of it is another name of the same bytes."""
+        if (version := self.version(pick)) and (path := version.folder / "model.keras").is_file():
+            path.write_text("other")
+
+    @rule(pick=ANY)
+    def lose_a_version(self, pick: int) -> None:
+        if version := self.version(pick):
+            shutil.rmtree(version.folder)
+
+    @rule(pick=ANY)
+    def lose_a_run(self, pick: int) -> None:
+        if folders := sorted((self.home / "runs").iterdir()):
+            shutil.rmtree(folders[pick % len(folders)])
+
+    @rule(how=st.sampled_from(["gone", "nowhere", "a folder", "a file"]))
+    def break_the_link(self, how: str) -> None:
+        link = self.models.link
+        if link.is_symlink():
+            link.unlink()
+            if how == "nowhere":
+                link.symlink_to("nowhere")
+            elif how == "a folder":
+                link.mkdir()
+            elif how == "a file":
+                link.write_text("1")
+
+    @rule(pick=ANY)
+    def move_the_link(self, pick: int) -> None:
+        version = self.version(pick)
+        if version and not version.retired and self.models.link.is_symlink():
+            self.models.link.unlink()
+            self.models.link.symlink_to(str(version.number))
+            self.look()
+
+    @rule(pick=ANY, how=st.sampled_from(["gone", "cut", "other"]))
+    def break_a_line(self, pick: int, how: str) -> None:
+        path = self.models.history_path
+        if path.is_file() and (lines := path.read_text().splitlines(keepends=True)):
+            number = pick % len(lines)
+            if '"retired"' not in lines[number]:  # then nobody has retired anything
+                lines[number] = {"gone": "", "cut": lines[number][: pick % 50] + "\n", "other": "7\n"}[how]
+                path.write_text("".join(lines))
+                self.history_is_whole = False
+
+    @rule()
+    def lose_the_history(self) -> None:
+        self.models.history_path.unlink(missing_ok=True)
+        self.history_is_whole = False
+
+    @rule(pick=ANY)
+    def bring_back_what_was_moved_aside(self, pick: int) -> None:
+        folders = sorted(self.models.root.glob(".damaged-[0-9]*"))
+        if folders:
+            folder = folders[pick % len(folders)]
+            target = self.models.root / folder.name.removeprefix(".damaged-").split("-")[0]
+            if not target.exists():
+                folder.rename(target)
+
+    # What must be so after each of these
+
+    @invariant()
+    def it_can_be_mended(self) -> None:
+        copy = self.home / "copy"
+        shutil.rmtree(copy, ignore_errors=True)
+        copy.mkdir()
+        for name in ("models", "runs"):
+            if (self.home / name).exists():
+                shutil.copytree(self.home / name, copy / name, symlinks=True)
+        models = ModelDirectory(copy / "models")
+        former, retired = set(self.former), set(self.retired)
+        whole = {version.number for version in models.versions() if self.whole(version)}
+        content = not problems(models)
+
+        steps = mend(models)
+
+        assert not (content and steps), f"verify was content, but repair did {steps}"
+        assert problems(models) == [], f"after {steps}"
+        assert mend(models) == [], f"a second repair does something after {steps}"
+        champion = models.champion()
+        if champion is None:
+            assert not (whole & former) - retired, f"no champion, although there was one to go to: {steps}"
+            assert [version.number for version in models.served()] == []
+        else:
+            assert models.served()[-1] == champion
+            models.verify(champion)
+        used = {version.number for version in models.versions()}
+        if self.history_is_whole:  # else nobody knows that there was a version whose folder is gone as well
+            used |= set(self.digests)
+        replaces = champion.number if champion else None
+        assert publish(models, "the next run", replaces).number > max(used, default=0)
+        assert problems(models) == []
+
+
+Directory.TestCase.settings = settings(
+    max_examples=EXAMPLES,
+    stateful_step_count=STEPS,
+    deadline=None,
+    database=None,
+    derandomize=True,
+    suppress_health_check=list(HealthCheck),
+)
+TestDirectory: Callable[..., Any] = Directory.TestCase

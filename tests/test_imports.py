@@ -1,0 +1,65 @@
+"""Which way imports go in `mnist_tasks`: from the tasks down to the system, never up and never in a circle."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+from mnist_tasks.workspace import PROJECT
+
+PACKAGE = PROJECT / "mnist_tasks"
+TASKS = ("load", "normalize", "train", "evaluate", "promote", "rollback")
+# From the bottom to the top: a module imports from its own group and from those before it.
+GROUPS = [
+    ("system",),
+    ("documents", "gate", "config", "workspace"),
+    ("data",),
+    ("evaluation",),
+    ("registry",),
+    ("training",),
+    TASKS,
+    ("installation", "cli", "__main__"),
+]
+RANK = {name: rank for rank, group in enumerate(GROUPS) for name in group}
+MODULES = {
+    ".".join(path.relative_to(PACKAGE).with_suffix("").parts): path
+    for path in sorted(PACKAGE.rglob("*.py"))
+    if path.name != "__init__.py"
+}
+
+
+def imported(path: Path) -> Iterator[str]:
+    """The modules of the package that a file imports anywhere, by their names below it."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = [f"{node.module}.{alias.name}" for alias in node.names] + [node.module]
+        yield from (name for name in (name.removeprefix("mnist_tasks.") for name in names) if name in MODULES)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_module_imports_nothing_from_above(module: str) -> None:
+    rank = RANK[module.partition(".")[0]]
+
+    assert not [name for name in imported(MODULES[module]) if RANK[name.partition(".")[0]] > rank]
+
+
+def test_no_modules_import_each_other() -> None:
+    TopologicalSorter({name: set(imported(path)) for name, path in MODULES.items()}).prepare()  # or CycleError
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_no_module_imports_airflow(module: str) -> None:
+    tree = ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8")))
+    names = [alias.name for node in tree if isinstance(node, ast.Import) for alias in node.names]
+    names += [
+        node.module or ""
+        for node in ast.walk(ast.parse(MODULES[module].read_text()))
+        if isinstance(node, ast.ImportFrom)
+    ]
+
+    assert not [name for name in names if name.partition(".")[0] == "airflow"]
