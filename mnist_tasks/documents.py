@@ -3,23 +3,31 @@
 The writer and every reader share the model. A file of an older release still reads: a field that it lacks has a
 default. Fields that a newer release has added are kept, so that a version that is published again loses nothing. A file
 that is damaged ends in one error, which names the file, the problem and the way out.
+
+Fractions are in [0, 1], losses in nats, digests SHA-256 in hexadecimal, times ISO 8601 with a time zone.
 """
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, FiniteFloat, RootModel, ValidationError
 from typing_extensions import Self
 
 from mnist_tasks.system.errors import ModelError
 from mnist_tasks.system.files import explained_read_errors, is_conclusive, write_json
 
+Share = Annotated[float, Field(ge=0, le=1)]
+Loss = Annotated[FiniteFloat, Field(ge=0)]
+Interval = tuple[Share, Share]
+Verdict = Literal["passed", "failed", "skipped"]
 
-class Document(BaseModel):
-    """Base of all documents: immutable, and read and written as JSON."""
 
-    model_config = ConfigDict(frozen=True, extra="allow")
+class JsonFile(BaseModel):
+    """How every document is read and written."""
 
     @classmethod
     def read(cls, path: Path, way_out: str) -> Self:
@@ -43,12 +51,18 @@ class Document(BaseModel):
             raise ModelError(f"{path} cannot be read: {problem}; {way_out}") from error
 
     def write(self, path: Path) -> None:
-        """Write the document in one step, so that no reader finds half of it.
+        """Write the document in one step, so that no reader finds half of it."""
+        write_json(path, self.to_json_value())
 
-        Raises:
-            ValueError: if a number is NaN or infinite, which JSON does not have.
-        """
-        write_json(path, self.model_dump(mode="json"))
+    def to_json_value(self) -> Any:
+        """The document as plain lists, dictionaries, texts and numbers."""
+        return self.model_dump(mode="json", by_alias=True)
+
+
+class Document(JsonFile):
+    """Base of all documents that are JSON objects: immutable; fields that this release does not know are kept."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", strict=True)
 
 
 def problems(error: ValidationError) -> str:
@@ -57,3 +71,336 @@ def problems(error: ValidationError) -> str:
         f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" if problem["loc"] else problem["msg"]
         for problem in error.errors()
     )
+
+
+# The gate's and the data's rules.
+
+
+@dataclass(frozen=True)
+class Check:
+    """One rule and what was found.
+
+    `rule` is the name of the setting that has the bound, or `integrity`, `approval`, `schema` and the like; `slice` is
+    `overall`, `MNIST` or a digit. `value` is what was compared with `bound` (for a change check candidate minus
+    champion), `baseline` the champion's metric; each is None where there is no finite number.
+    """
+
+    rule: Annotated[str, Field(validation_alias=AliasChoices("rule", "name"))]  # `name` in the first releases
+    metric: str = ""
+    slice: str = "overall"
+    value: float | None = None
+    bound: float | None = None
+    baseline: float | None = None
+    verdict: Verdict = "skipped"
+    message: str = ""
+
+
+# datasets/<digest>/dataset.json and runs/<run>/data/validation.json
+
+
+class MergedBatch(Document):
+    """A batch of the inbox that is part of a dataset; `picture` is its contact sheet below the run's `data/`."""
+
+    name: str
+    train_images: int = 0
+    test_images: int = 0
+    picture: str | None = None
+
+
+class DatasetDescription(Document):
+    """`dataset.json`: what a dataset holds and where it comes from.
+
+    `fixed_test_images` of the test images come from MNIST or the source, the rest from batches. `test_set` is `own` or
+    `mnist`. The histogram counts the training images' pixels in 16 equal bins of their 256 values.
+    """
+
+    digest: str
+    source: str = ""
+    batches: list[MergedBatch] = []
+    fixed_test_images: int | None = None
+    test_set: str | None = None
+    test_set_sha256: str | None = None
+    train_images: int
+    test_images: int
+    train_images_per_digit: list[int] = []
+    test_images_per_digit: list[int] = []
+    train_pixel_mean: FiniteFloat | None = None
+    train_pixel_std: FiniteFloat | None = None
+    train_pixel_histogram: list[int] = []
+
+
+class BatchReport(Document):
+    """What became of one batch of the inbox: `merged`, `quarantined` or the like, and each check."""
+
+    name: str
+    verdict: str = ""
+    reason: str = ""
+    train_images: int = 0
+    test_images: int = 0
+    picture: str | None = None
+    checks: list[Check] = []
+
+
+class ValidationReport(Document):
+    """`data/validation.json` of a run: what `load` has checked, by which rules."""
+
+    dataset: str | None = None
+    source: str = ""
+    rules: dict[str, Any] = {}
+    checks: list[Check] = []
+    batches: list[BatchReport] = []
+
+
+# runs/<run>/training.json and history.json; both are part of a version as well
+
+
+class Epoch(Document):
+    """One pass over the training images: its number from 1, its metrics by name, its wall time and the speed."""
+
+    number: int
+    metrics: dict[str, float] = {}
+    seconds: float | None = None
+    images_per_second: float | None = None
+
+
+class TrainingHistory(JsonFile, RootModel[list[Epoch]]):
+    """`history.json`: the epochs of a training, in order."""
+
+
+class Training(Document):
+    """`training.json`: what was trained from what, where, and the digest of the weights.
+
+    `config` is the recipe as it was resolved; `fingerprint` has the digests of all that the weights depend on.
+    """
+
+    config: dict[str, Any] = {}
+    dataset: str | None = None
+    library_versions: dict[str, str] = {}
+    fingerprint: dict[str, str] | None = None
+    device: str | None = None
+    hardware: dict[str, Any] = {}
+    environment: dict[str, str] = {}
+    git_commit: str | None = None
+    seconds: float | None = None
+    weights_sha256: str | None = None
+
+
+class Metadata(Training):
+    """`metadata.json` of a version: its training, who published it when and why, and the digest of each file.
+
+    `replaces` is the champion before it, `restores` the version whose files a rollback has published again.
+    """
+
+    run_id: str | None = None
+    signatures: dict[str, Any] = {}
+    test_accuracy: Share | None = None
+    forced: bool = False
+    approved_by: str | None = None
+    event: str | None = None
+    published_by: str | None = None
+    replaces: int | None = None
+    restores: int | None = None
+    reason: str = ""
+    version: int | None = None
+    published: str | None = None
+    sha256: dict[str, str] = {}
+
+
+# runs/<run>/evaluation.json
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One integrity check of a model's files."""
+
+    metric: str
+    passed: bool
+    message: str
+    value: float | None = None
+    bound: float | None = None
+
+
+@dataclass(frozen=True)
+class DigitMetrics:
+    """How well one digit is recognized; None where the ratio is 0/0."""
+
+    digit: int
+    support: int
+    precision: Share | None = None
+    recall: Share | None = None
+    f1: Share | None = None
+
+
+class MnistMetrics(Document):
+    """A model on MNIST's own test set; `is_test_set` says that this is tonight's test set anyway.
+
+    The metrics are missing if the model could not be measured, or an older release did not measure it there.
+    """
+
+    accuracy: Share | None = None
+    accuracy_95: Interval | None = None
+    loss: Loss | None = None
+    is_test_set: bool = True
+
+
+class Part(Document):
+    """A part of the test images, such as a batch's, and the accuracy on it."""
+
+    name: str
+    images: int
+    accuracy: Share | None = None
+
+
+class PublishedMetrics(Document):
+    """What a champion was published with."""
+
+    accuracy: Share | None = None
+    accuracy_95: Interval | None = None
+
+
+class ModelEvaluation(Document):
+    """One model, measured tonight. Metrics are missing if the integrity checks did not allow to measure it.
+
+    `dataset` is the digest of the data that it was measured on, `objective` what it was trained to minimize;
+    `confusion[i][j]` counts the images of digit i that were taken for j. `version` and `published` are a champion's.
+    """
+
+    version: int | None = None
+    published: PublishedMetrics = PublishedMetrics()
+    dataset: str | None = None
+    objective: dict[str, Any] | None = None
+    integrity: list[Finding] = []
+    loss: Loss | None = None
+    accuracy: Share | None = None
+    accuracy_95: Interval | None = None
+    digits: list[DigitMetrics] = []
+    confusion: list[list[int]] = []
+    mnist: MnistMetrics = MnistMetrics()
+    parts: list[Part] = []
+
+
+class Mistake(Document):
+    """A test image that the candidate took for another digit, with the probability that it gave that digit."""
+
+    index: int
+    label: int
+    predicted: int
+    probability: Share
+
+
+class Evaluation(Document):
+    """`evaluation.json`: the candidate and the champion, measured in one task on the same images.
+
+    `files` has the digests of the candidate's files when they were measured; `mistakes` is None if an older release
+    wrote it.
+    """
+
+    dataset: str | None = None
+    source: str | None = None
+    train_images: int | None = None
+    test_images: int | None = None
+    files: dict[str, str] = {}
+    training_sha256: str | None = None
+    signatures: dict[str, Any] = {}
+    mistakes: list[Mistake] | None = None
+    candidate: ModelEvaluation
+    champion: ModelEvaluation | None = None
+
+
+# runs/<run>/decision.json
+
+
+@dataclass(frozen=True)
+class Approval:
+    """What a person said about a candidate that the gate lets pass.
+
+    `approved` is None if nobody was asked, as the gate does not let it pass; `by` is None if nobody answered in time.
+    `evaluation` is the SHA-256 of the `evaluation.json` that the answer is about.
+    """
+
+    evaluation: str
+    approved: bool | None = None
+    by: str | None = None
+    at: str | None = None
+    comment: str = ""
+
+
+class DecisionRecord(Document):
+    """`decision.json`: what became of a run's candidate and why, with every check of the gate.
+
+    `outcome` is `approved` by the gate, `promoted` once it is published, `rejected`, `refused` or `unchanged`; None if
+    one of the first releases wrote it. `policy` is the gate's configuration. `rejected_in` is the run whose rejection
+    an unchanged night would repeat, `not_published` why publishing failed.
+    """
+
+    outcome: str | None = None
+    promoted: bool = False
+    forced: bool = False
+    reason: str = ""
+    checks: list[Check] = []
+    policy: dict[str, Any] = {}
+    approval: Approval | None = None
+    run_id: str | None = None
+    rejected_in: str | None = None
+    not_published: str | None = None
+    candidate_accuracy: Share | None = None
+    champion_version: int | None = None
+    champion_accuracy: Share | None = None
+    version: int | None = None
+
+    @property
+    def verdict(self) -> str:
+        """What the gate has said, which publishes nothing by itself: approved, unchanged, rejected or refused."""
+        if self.promoted or self.outcome in ("promoted", "approved"):  # an older release called an approval so
+            return "approved"
+        return self.outcome or "rejected"
+
+    @property
+    def min_accuracy(self) -> float | None:
+        """The lowest accuracy that the gate would have let pass."""
+        value = self.policy.get("min_accuracy")
+        return float(value) if isinstance(value, float | int) and math.isfinite(value) and 0 <= value <= 1 else None
+
+
+class LastRejection(Document):
+    """`models/rejected.json`: what the newest rejected candidate was made from, and what it was judged by."""
+
+    run_id: str
+    reason: str
+    champion_version: int | None
+    policy: dict[str, Any]
+    fingerprint: dict[str, str]
+
+
+# models/history.jsonl, one a line
+
+
+class HistoryEvent(Document):
+    """One line of the model directory's history: a move of the champion link, a pruning, or documents that are lost.
+
+    A move has `to`: the new champion, None after a retirement; `before` (in the file: `from`) is the one before it.
+    `restores` is the version whose files a rollback has published again; `version` and `files` are those of a pruning
+    or a loss.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow", strict=True, populate_by_name=True)
+
+    time: str
+    event: str | None = None
+    before: Annotated[int | None, Field(alias="from", gt=0)] = None
+    to: Annotated[int | None, Field(gt=0)] = None
+    version: Annotated[int | None, Field(gt=0)] = None
+    files: list[str] = []
+    reason: str | None = None
+    published_by: str | None = None
+    run_id: str | None = None
+    approved_by: str | None = None
+    restores: Annotated[int | None, Field(gt=0)] = None
+    forced: bool = False
+    weights_sha256: str | None = None
+    metadata_sha256: str | None = None
+
+    @property
+    def is_move(self) -> bool:
+        """Whether the champion link has moved, also if it has gone."""
+        return "to" in self.model_fields_set
