@@ -1,41 +1,46 @@
-# What can be done here, with nothing but Python (3.10 to 3.13), pip and make. `make` alone lists it.
+# Every command of this project. They need Python 3.10 to 3.13, pip and make; `make` alone lists them.
 
 PYTHON ?= python3
 COMPOSE ?= docker compose
 BIN := .venv/bin
-PLAIN := $(BIN)/python -E -X utf8  # whatever PYTHONPATH, PYTHONWARNINGS or the locale say
+# Python, whatever PYTHONPATH, PYTHONWARNINGS and the locale say.
+PLAIN := $(BIN)/python -E -X utf8
+# Two workers of pytest-xdist, with this Python. TensorFlow uses all cores in each.
+WORKERS := --tx "2*popen//python=$(PLAIN)"
 
-# What is typed behind `make run` is data. Make would expand it, $(shell ...) included, to hand it to a command's
-# environment; scripts/with_parameters.py gets it as it was typed.
+# What is typed after `make run` is data. To put it into the environment of a command, make would expand it, $(shell ...)
+# included. scripts/with_parameters.py gets it as it was typed.
 ifneq (,$(filter run up stack-run,$(MAKECMDGOALS)))
 unexport $(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(name)))),$(name)))
 endif
 WITH_PARAMETERS := scripts/with_parameters.py
 
-# A + has a line run even under -q. Not where make is only asked what it would do: by -n, -q or -t.
+# Make runs a line that begins with + even under -q. The + is left out where the user only asks what make would do, with
+# -n, -q or -t.
 ONLY_ASKED := $(foreach flag,n q t,$(findstring $(flag),$(filter-out --%,$(firstword -$(MAKEFLAGS)))))
 ALWAYS := $(if $(strip $(ONLY_ASKED)),,+)
 
-# GNU make turns every failure of a recipe into status 2, except under -q: there a line marked + still runs, and if it
-# ends with status 1, so does make. `make run` needs both: 1 says that the model was rejected, 2 that something failed.
+# `make run` ends with status 1 if the model was rejected and with 2 if something failed. But GNU make turns every failure
+# of a recipe into status 2, except under -q: there it passes on status 1 of a line that begins with +.
 ifneq (,$(and $(ALWAYS),$(filter run stack-run,$(MAKECMDGOALS)),$(filter 1,$(words $(MAKECMDGOALS)))))
 MAKEFLAGS += -q
 endif
 
-.PHONY: help run up test check audit bench lock clean ready ready-dev env stack-up stack-run stack-test stack-down
+.PHONY: help run up test test-all check audit bench lock clean ready ready-dev env stack-up stack-run stack-test stack-down
 
 help:
 	@echo "make run [epochs=3 min_accuracy=0.98 ...]  run the DAG once: 0 promoted, 1 rejected, 2 failed"
 	@echo "make up [PORT=8080]                        Airflow's UI and the nightly schedule, until Ctrl-C"
-	@echo "make test                                  all tests"
+	@echo "make test                                  the tests without the slow ones: some minutes"
+	@echo "make test-all                              all tests, with coverage: a quarter of an hour"
 	@echo "make check                                 style and types"
-	@echo "make audit                                 known vulnerabilities of the packages"
-	@echo "make bench                                 everything that the README gives a number for"
+	@echo "make audit                                 known vulnerabilities in the packages"
+	@echo "make bench                                 measure every figure in the documentation"
 	@echo "make stack-up                              Airflow for a team in containers: Celery, Postgres, a GPU worker"
-	@echo "make stack-run [epochs=3 ...]              run the DAG once there, as make run does"
-	@echo "make stack-down                            stop it; its volumes with your models stay"
-	@echo "make stack-test                            all of it and its faults, on an engine and ports of its own"
-	@echo "make lock                                  resolve requirements.txt and requirements-dev.txt anew"
+	@echo "make stack-run [epochs=3 ...]              run the DAG once there, like make run"
+	@echo "make stack-down                            stop it; the volumes with your models stay"
+	@echo "make stack-test                            test the containers and what can break in them; needs Docker"
+	@echo "make lock                                  resolve the four requirements files again"
 	@echo "make clean                                 remove the environment and caches; var/ with your models stays"
 
 run: ready
@@ -45,7 +50,11 @@ up: ready
 	@exec $(PLAIN) $(WITH_PARAMETERS) $(PLAIN) scripts/up.py
 
 test: ready-dev
-	$(PLAIN) -m pytest
+	$(PLAIN) -m pytest -m "not slow and not stack" $(WORKERS) --dist worksteal
+
+# The end-to-end tests stay on one worker (tests/conftest.py). What is measured and the floor: pyproject.toml.
+test-all: ready-dev
+	$(PLAIN) -m pytest $(WORKERS) --dist loadgroup --cov
 
 check: ready-dev
 	$(PLAIN) -m ruff check .
@@ -63,7 +72,7 @@ bench: ready-dev
 	$(BIN)/python -m benchmarks.data
 	$(BIN)/python -m benchmarks.pages 3 var/benchmark-pages.json
 
-# The environment, bound to this folder and its Python; the script ends at once if it is as it should be.
+# The environment belongs to this folder and its Python. The script ends at once if everything is installed.
 CHOSEN := $(if $(filter file,$(origin PYTHON)),,'$(PYTHON)')
 
 ready:
@@ -72,7 +81,8 @@ ready:
 ready-dev: ready
 	$(ALWAYS)@exec sh scripts/setup.sh requirements-dev.txt ready-dev
 
-# The same versions on every Python, so that what was tested on one is what runs on the others.
+# The same versions on every Python, so that tests on one hold for the others. The other files keep to the versions of
+# requirements.txt.
 LOCK = $(BIN)/python -m uv pip compile --generate-hashes --no-annotate --custom-compile-command "make lock" --quiet
 EVERY = --universal --fork-strategy fewest --python-version
 
@@ -100,5 +110,5 @@ stack-test: ready-dev
 	$(BIN)/python -m pytest -m "" tests/e2e/test_stack.py
 
 clean:
-	rm -rf .venv build *.egg-info .hypothesis .pytest_cache .ruff_cache .mypy_cache
+	rm -rf .venv build *.egg-info .coverage* .hypothesis .pytest_cache .ruff_cache .mypy_cache
 	find . -name __pycache__ -prune -not -path "./var/*" -exec rm -rf {} +

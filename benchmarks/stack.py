@@ -20,7 +20,7 @@ from tests.e2e.test_stack import HEALTHY, Stack, started, took, wait_until, what
 
 def on_the_stack(stack: Stack) -> float:
     """Seconds of a run of `make stack-run`."""
-    wait_until(lambda: stack.health() == HEALTHY, 180)
+    wait_until(lambda: stack.health() == HEALTHY)
     result = stack.make("stack-run")
     if result.returncode:
         raise SystemExit(result.stdout + result.stderr)

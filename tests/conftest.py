@@ -6,6 +6,7 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -37,13 +38,32 @@ os.environ |= {
     "MNIST_HOME": str(TEST_HOME / "home"),
 }
 
+END_TO_END = PROJECT / "tests" / "e2e"
 TRAIN, TEST = 2000, 500
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep the end-to-end tests on one worker of pytest-xdist: each starts an Airflow, which takes a whole machine."""
+    for item in items:
+        if END_TO_END in item.path.parents:
+            item.add_marker(pytest.mark.xdist_group("end to end"))
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if hasattr(session.config, "workeroutput"):  # in a worker of pytest-xdist
+        session.config.workeroutput["counts"] = COUNTS
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Collect what a worker of pytest-xdist has counted; one that crashed has no output."""
+    COUNTS.extend(getattr(node, "workeroutput", {}).get("counts", []))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if COUNTS:
         terminalreporter.section("how much was tried")
-        for line in COUNTS:
+        for line in dict.fromkeys(COUNTS):  # two workers may both have counted the same corpus
             terminalreporter.write_line(line)
 
 

@@ -37,6 +37,9 @@ ANYTHING = {
 }
 LENIENT = GateConfig(**ANYTHING)
 
+# Nothing in these tests takes a tenth of this, even on a slow machine: what takes longer hangs.
+HANG_SECONDS = 1800
+
 # Lines about how much was tried, for the end of the test report.
 COUNTS: list[str] = []
 
@@ -95,7 +98,7 @@ def served(home: Workspace, **environment: str) -> Iterator[str]:
         yield f"http://127.0.0.1:{port}"
     finally:
         process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=60)
+        process.communicate(timeout=HANG_SECONDS)
 
 
 def password(home: Workspace) -> str:
@@ -106,7 +109,7 @@ def password(home: Workspace) -> str:
 @contextmanager
 def logged_in(url: str, home: Workspace) -> Iterator[httpx.Client]:
     """A client of the API of what `served` serves, logged in as admin."""
-    with httpx.Client(base_url=url, timeout=30, trust_env=False) as client:
+    with httpx.Client(base_url=url, timeout=HANG_SECONDS, trust_env=False) as client:
         login = {"username": "admin", "password": password(home)}
         token = client.post("/auth/token", json=login).json()["access_token"]
         client.headers["Authorization"] = f"Bearer {token}"

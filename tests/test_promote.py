@@ -216,7 +216,7 @@ def test_a_reader_always_loads_a_whole_model_while_others_are_published(run: Pat
             time.sleep(0.05)  # long enough for some loads between two publishes
             run = another
         (workspace.root / "stop").touch()
-        output, errors = process.communicate(timeout=60)
+        output, errors = process.communicate(timeout=600)
     loads, failures = map(int, output.split())
     assert failures == 0, errors
     assert loads > 20

@@ -101,6 +101,7 @@ def test_asking_for_bfloat16_where_it_is_emulated_is_done_with_a_warning(
     assert json.loads((workspace.run("new") / "training.json").read_text())["config"]["precision"] == "mixed_bfloat16"
 
 
+@pytest.mark.slow
 def test_one_dnn_is_asked_for_with_convolutions_unless_the_user_has_decided(
     dataset: Path, workspace: Workspace
 ) -> None:
@@ -141,6 +142,7 @@ def train_in_a_process(dataset: Path, run: Path, seed: int) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
+@pytest.mark.slow
 def test_two_processes_with_one_seed_give_the_same_weights(dataset: Path, workspace: Workspace) -> None:
     first, again = (train_in_a_process(dataset, workspace.run(name), 5) for name in ("a", "b"))
     other = train_in_a_process(dataset, workspace.run("c"), 6)
@@ -296,7 +298,9 @@ def test_a_last_batch_of_one_image_is_refused_where_it_is_normalized(dataset: Pa
         train(dataset, TrainConfig(architecture="cnn-2", batch_size=1999), workspace.run("new"))
 
 
-@pytest.mark.parametrize("recipe", list(RECIPES))
+@pytest.mark.parametrize(
+    "recipe", [pytest.param(name, marks=pytest.mark.slow if name != "classic" else ()) for name in RECIPES]
+)
 def test_a_recipe_gives_the_same_bits_twice_and_a_model_of_keras_own_parts(
     recipe: str, dataset: Path, workspace: Workspace
 ) -> None:

@@ -137,7 +137,7 @@ def test_a_file_system_without_links_is_named_before_anything_starts(without_lin
         env={**os.environ, "MNIST_HOME": str(tmp_path / "home"), "LD_PRELOAD": str(without_links)},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
     )
 
     assert result.returncode == 2, result.stderr
@@ -263,5 +263,5 @@ def test_many_may_prepare_at_once(tmp_path: Path) -> None:
     command = [sys.executable, "-c", script, str(tmp_path)]
     processes = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(4)]
 
-    assert [process.communicate(timeout=120)[1] for process in processes] == [""] * 4
+    assert [process.communicate(timeout=600)[1] for process in processes] == [""] * 4
     assert hidden(tmp_path) == []

@@ -83,7 +83,7 @@ def process(workspace: Workspace, *arguments: object, **variables: str) -> subpr
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=600,
     )
 
 
@@ -406,7 +406,7 @@ def test_a_reader_may_stop_reading(workspace: Workspace, models: ModelDirectory)
         stderr=subprocess.PIPE,
         text=True,
         check=False,
-        timeout=60,
+        timeout=600,
     )
     os.close(write_end)
 

@@ -30,7 +30,7 @@ def reproduce(workspace: Workspace, version: str) -> subprocess.CompletedProcess
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=600,
     )
 
 

@@ -172,6 +172,7 @@ def test_a_rejection_fails_the_run_if_that_is_asked_for(dag: DAG, home: Workspac
     assert json.loads((home.run(run.run_id) / "decision.json").read_text())["outcome"] == "rejected"
 
 
+@pytest.mark.slow
 def test_a_run_takes_the_inbox_in_and_leaves_a_bad_batch_out(
     dag: DAG, home: Workspace, npz: Path, mnist: Digits
 ) -> None:

@@ -463,6 +463,10 @@ def test_a_mutated_file_is_read_as_digits_or_refused(
         assert labels.max() <= 9
 
 
+# NumPy reads a header as a literal of Python, which warns of backslashes.
+@pytest.mark.filterwarnings(
+    "ignore:invalid escape sequence:DeprecationWarning", "ignore:invalid escape sequence:SyntaxWarning"
+)
 @settings(max_examples=EXAMPLES, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(
     header=st.one_of(

@@ -1,4 +1,4 @@
-"""Approval for real: scheduler and API server in processes of their own, and a person who answers through the API."""
+"""Approval with a real scheduler and API server; the tests answer through the API, as a person does."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ import pytest
 
 from mnist_tasks.registry.model_directory import ModelDirectory
 from mnist_tasks.workspace import Workspace
-from tests.helpers import ANYTHING, logged_in, served
+from tests.helpers import ANYTHING, HANG_SECONDS, logged_in, served
 
 pytestmark = pytest.mark.slow
 
-# Long enough for a person who answers at once; the last run waits for all of it.
+# More than ten times what an answer takes here. The last run waits for all of it.
 WAIT, IN_WORDS = "45s", "45 seconds"
 DAG = "/api/v2/dags/mnist_training"
 
 
 class Airflow:
-    """`make up` with approval: what its user sees."""
+    """`make up` with approval, as its user sees it."""
 
     def __init__(self, home: Workspace, client: httpx.Client, source: Path, told: list[str]) -> None:
         self.home, self.client, self.source, self.told = home, client, source, told
@@ -41,8 +41,8 @@ class Airflow:
         return run_id
 
     def wait_for(self, run_id: str, task: str, *expected: str) -> dict[str, Any]:
-        """The task, once its state is one of those expected."""
-        deadline = time.monotonic() + 120
+        """Wait until the state of a task is one of those expected; return the task."""
+        deadline = time.monotonic() + HANG_SECONDS
         while True:
             found = self.get(f"/dagRuns/{run_id}/taskInstances/{task}")
             if found["state"] in expected:
@@ -53,8 +53,8 @@ class Airflow:
 
     def question(self, run_id: str) -> dict[str, Any]:
         self.wait_for(run_id, "approve", "awaiting_input")
-        # A person reads it first. An answer within about a second, before the scheduler has seen that the task waits,
-        # costs it a try and half a minute.
+        # A person reads the question first. An answer within about a second comes before the scheduler has seen that
+        # the task waits: the task then loses a try and half a minute.
         time.sleep(3)
         return self.get(f"/dagRuns/{run_id}/taskInstances/approve/-1/hitlDetails")
 
@@ -64,12 +64,12 @@ class Airflow:
         self.client.patch(path, json=body).raise_for_status()
 
     def clear(self, run_id: str, *tasks: str) -> None:
-        """Clear tasks and what comes after them, once the run has ended.
+        """Wait until the run has ended, then clear tasks and those downstream of them.
 
-        On SQLite, which locks no row, a scheduler that is about to end the run may otherwise do so after the clearing:
-        the tasks then wait for ever in a run that counts as successful.
+        SQLite locks no rows. A scheduler that is about to end the run could otherwise do so after the tasks were
+        cleared, and they would wait for ever in a run that counts as successful.
         """
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + HANG_SECONDS
         while (state := self.get(f"/dagRuns/{run_id}")["state"]) not in ("success", "failed"):
             assert time.monotonic() < deadline, f"{run_id} is still {state}"
             time.sleep(0.2)
@@ -83,7 +83,7 @@ class Airflow:
 
 @pytest.fixture(scope="module")
 def chat() -> Iterator[tuple[str, list[str]]]:
-    """A chat's webhook: its URL, and the texts that it has received."""
+    """The webhook of a chat: its URL, and the list of the texts that it receives."""
     texts: list[str] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -175,7 +175,7 @@ def test_a_cleared_question_is_asked_again_and_the_second_answer_counts(airflow:
     airflow.clear(run_id, "approve")
 
     second = airflow.question(run_id)
-    # The very same: Airflow keeps a task's question, which is why approve asks nothing else than the first time.
+    # Airflow keeps a task's question, so `approve` must ask exactly what it asked the first time.
     assert (second["created_at"], second["body"]) == (first["created_at"], first["body"])
     assert (first["chosen_options"], second["chosen_options"]) == (["Reject"], None)
     airflow.answer(run_id, "Approve", "looked again")
@@ -205,8 +205,8 @@ def test_no_task_log_has_an_error_or_the_webhooks_url(airflow: Airflow) -> None:
 
 
 def wait_until_told(airflow: Airflow, words: str) -> None:
-    """Airflow calls back once the task's outcome is known, and may be seen by others."""
-    deadline = time.monotonic() + 20
+    """Wait for a text in the chat: Airflow sends it after the outcome of the task can be seen."""
+    deadline = time.monotonic() + HANG_SECONDS
     while not airflow.told[-1].startswith(words):
         assert time.monotonic() < deadline, airflow.told
         time.sleep(0.1)

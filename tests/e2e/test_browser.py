@@ -1,6 +1,7 @@
-"""Airflow's UI in a real Chromium, as a person uses it: trigger, watch, approve, read, look at the models, roll back.
+"""Airflow's UI in a real Chromium, used as a person uses it.
 
-Screenshots are left in `var/screenshots`, or in the folder that the environment variable SCREENSHOTS names.
+The tests trigger a run, watch it, approve it, read its logs and pages, and roll back. They leave screenshots in
+`var/screenshots`, or in the folder that the environment variable SCREENSHOTS names.
 """
 
 from __future__ import annotations
@@ -21,17 +22,16 @@ from mnist_tasks import config
 from mnist_tasks.config import RollbackConfig
 from mnist_tasks.registry.model_directory import ModelDirectory
 from mnist_tasks.workspace import PROJECT, Workspace
-from tests.helpers import ANYTHING, password, served
+from tests.helpers import ANYTHING, HANG_SECONDS, password, served
 
 CHROMIUM = shutil.which("chromium")
 SCREENSHOTS = Path(os.environ.get("SCREENSHOTS", PROJECT / "var" / "screenshots"))
 SECTIONS = config.form() | RollbackConfig.form()
-RUN_SECONDS = 120  # a run of the small set takes some 15 s on an idle machine
 TASKS = ("load", "normalize", "train", "evaluate", "approve", "promote")
 COMMENT = "the sevens look good"
 
-# In a page: each text that is shown in too weak a colour, by the formulas of WCAG 2.2, success criterion 1.4.3. A
-# disabled control is exempt; there is none.
+# Run in a page: the texts whose contrast is below that of WCAG 2.2, success criterion 1.4.3, by its formulas. The
+# exemption for disabled controls is left out, as the pages have none.
 FAINT = """() => {
   const numbers = text => text.match(/[\\d.]+/g).map(Number);
   const over = (top, below) => {
@@ -60,7 +60,7 @@ FAINT = """() => {
     return ratio < (large ? 3 : 4.5) ? [`${ratio.toFixed(2)}: ${element.className} ${element.textContent.trim()}`] : [];
   });
 }"""
-# In a page: how many elements the keyboard has to reach, and which one it is at, with whether that can be seen.
+# Run in a page: how many elements the keyboard must reach; which one has the focus, and whether that can be seen.
 REACHABLE = "() => document.querySelectorAll('a[href], summary, [tabindex]').length"
 FOCUSED = """() => {
   const here = document.activeElement, style = getComputedStyle(here);
@@ -73,11 +73,11 @@ pytestmark = [
     pytest.mark.skipif(not CHROMIUM, reason="chromium is not installed: apt-get install chromium"),
 ]
 
-expect.set_options(timeout=20_000)
+expect.set_options(timeout=1000 * HANG_SECONDS)
 
 
 class Ui:
-    """A logged-in browser window, and the workspace of the Airflow that it looks at."""
+    """A logged-in browser window, and the workspace of the Airflow that it shows."""
 
     def __init__(self, page: Page, url: str, home: Workspace, source: Path) -> None:
         self.page, self.url, self.home, self.source = page, url, home, source
@@ -87,13 +87,13 @@ class Ui:
         self.page.screenshot(path=SCREENSHOTS / f"{name}.png")
 
     def open_form(self, dag_id: str) -> None:
-        """Open a DAG's trigger form."""
+        """Open the trigger form of a DAG."""
         self.page.goto(f"{self.url}/dags/{dag_id}")
         self.page.get_by_role("button", name="Trigger").first.click()
         expect(self.page.get_by_role("dialog")).to_be_visible()
 
     def fill(self, **values: object) -> None:
-        """Fill in fields; of their sections the form shows one at a time."""
+        """Fill in fields of the form, which shows one section at a time."""
         sections = {name: section for section, fields in SECTIONS.items() for name in fields}
         for name, value in sorted(values.items(), key=lambda item: list(sections).index(item[0])):
             header = self.page.get_by_role("dialog").get_by_role("button", name=sections[name], exact=True)
@@ -105,36 +105,39 @@ class Ui:
         self.page.get_by_role("dialog").get_by_role("button", name="Trigger").last.click()
 
     def train(self, answer: str | None = "Approve", **values: object) -> str:
-        """Trigger a training through the form, answer the question, and wait until the run has ended; its id.
+        """Trigger a training through the form, answer the question, and wait until the run has ended.
 
         Args:
-            answer: the button to press, or None if nobody is asked, as the gate does not let the candidate pass.
-            values: what to fill in.
+            answer: the button to press; None if the gate rejects the candidate, so that nobody is asked.
+            values: the fields to fill in.
+
+        Returns:
+            The id of the run.
         """
-        known = {path.name for path in (self.home.root / "runs").iterdir()}
+        earlier_ids = {path.name for path in (self.home.root / "runs").iterdir()}
         self.open_form("mnist_training")
         self.fill(source=self.source, epochs=1, **{**ANYTHING, **values})
         self.send()
         run_id = self.run_id("mnist_training")
-        assert run_id not in known
+        assert run_id not in earlier_ids
         if answer:
             self.answer(run_id, answer)
         self.wait_for_the_run("mnist_training", run_id)
         return run_id
 
     def run_id(self, dag_id: str) -> str:
-        """The run that the window shows, once it does."""
-        self.page.wait_for_url(re.compile(rf"{dag_id}/runs/manual__"), timeout=30_000)
+        """Wait until the window shows a run; return the id of the run."""
+        self.page.wait_for_url(re.compile(rf"{dag_id}/runs/manual__"))
         return unquote(self.page.url.partition("/runs/")[2].partition("/")[0].partition("?")[0])
 
     def answer(self, run_id: str, option: str) -> None:
-        """Answer the question whether to approve a run's candidate, with a comment."""
+        """Answer, with a comment, whether to approve the candidate of a run."""
         asked = self.wait_for(f"{api_path('mnist_training', run_id)}/taskInstances/approve", "awaiting_input", "failed")
         assert asked == "awaiting_input"
-        # A person reads it first. An answer within about a second, before the scheduler has seen that the task waits,
-        # costs it a try and half a minute.
+        # A person reads the question first. An answer within about a second comes before the scheduler has seen that
+        # the task waits: the task then loses a try and half a minute.
         self.page.wait_for_timeout(3000)
-        # As the notification links to it.
+        # The address that the notification links to.
         run = f"{self.url}/dags/mnist_training/runs/{run_id.replace('+', '%2B')}"
         self.page.goto(f"{run}/tasks/approve/required_actions")
         expect(self.page.get_by_text("reaches the minimum of").first).to_be_visible()
@@ -143,17 +146,17 @@ class Ui:
         self.page.get_by_role("button", name=option, exact=True).click()
 
     def wait_for_the_run(self, dag_id: str, run_id: str) -> None:
-        """Wait until a run has ended, and well."""
+        """Wait until a run has ended; check that it was successful."""
         assert self.wait_for(api_path(dag_id, run_id), "success", "failed") == "success"
 
     def wait_for(self, path: str, *states: str) -> str:
-        """The state of what the API has under a path, once it is one of those, by asking as the window itself does."""
-        for _ in range(2 * RUN_SECONDS):
+        """Wait until the object at a path of the API has one of the states; asks from the page, as the UI does."""
+        for _ in range(2 * HANG_SECONDS):
             found = self.page.evaluate("path => fetch(path).then(answer => answer.json())", path)
             if found["state"] in states:
                 return str(found["state"])
             self.page.wait_for_timeout(500)
-        raise AssertionError(f"{path} is still {found['state']} after {RUN_SECONDS} s")
+        raise AssertionError(f"{path} is still {found['state']} after {HANG_SECONDS} s")
 
     def model_tab(self, run_id: str) -> FrameLocator:
         self.page.goto(f"{self.url}/dags/mnist_training/runs/{run_id.replace('+', '%2B')}/plugin/mnist-run")
@@ -175,7 +178,9 @@ def ui(tmp_path_factory: pytest.TempPathFactory, npz: Path) -> Iterator[Ui]:
         browser = playwright.chromium.launch(
             executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
         )
-        page = browser.new_context(viewport={"width": 1280, "height": 800}).new_page()
+        context = browser.new_context(viewport={"width": 1280, "height": 800})
+        context.set_default_timeout(1000 * HANG_SECONDS)
+        page = context.new_page()
         page.goto(url)
         page.fill("input[name=username]", "admin")
         page.fill("input[name=password]", password(home))
@@ -228,7 +233,7 @@ def test_a_button_at_promote_leads_to_the_model(ui: Ui, first_run: str) -> None:
 def test_the_log_of_each_task_has_no_error_line_and_folds_the_details(ui: Ui, first_run: str) -> None:
     for task in TASKS:
         ui.page.goto(f"{ui.url}/dags/mnist_training/runs/{first_run.replace('+', '%2B')}/tasks/{task}")
-        # Airflow keeps the two halves of a question's task as two tries; the second one has the answer.
+        # Airflow shows a task that asks a question as two tries; the log of the second one has the answer.
         last = "approved by admin" if task == "approve" else f"{task} took"
         expect(ui.page.get_by_text(last).first).to_be_visible()
         if task != "approve":
@@ -302,7 +307,7 @@ def test_a_rollback_through_the_form_changes_the_champion(ui: Ui, first_run: str
 def test_the_pages_follow_airflows_theme_fit_a_phone_and_are_for_everybody(
     theme: Literal["light", "dark"], ui: Ui, first_run: str
 ) -> None:
-    """Legible: WCAG AA's contrast; usable by keyboard alone: every link and scrolled region is reached, and seen so."""
+    """Text has the contrast of WCAG AA; the keyboard alone reaches every link and scrolled region, visibly."""
     ui.page.evaluate("theme => localStorage.setItem('theme', theme)", theme)
     frame = ui.model_tab(first_run)
     expect(frame.locator("html")).to_have_class("dark" if theme == "dark" else "")

@@ -1,4 +1,4 @@
-"""`make run` where nothing is as it should be: all variables that have ended a run, and a workspace that has moved."""
+"""`make run` with every environment variable that has ever broken a run, and with a workspace that was moved."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from mnist_tasks.registry.model_directory import ModelDirectory
 from mnist_tasks.workspace import PROJECT
-from tests.helpers import ANYTHING
+from tests.helpers import ANYTHING, HANG_SECONDS
 
 pytestmark = pytest.mark.slow
 
@@ -20,7 +20,7 @@ PARAMETERS = [f"{name}={value}" for name, value in {"epochs": 1, **ANYTHING}.ite
 
 @pytest.fixture
 def hostile(tmp_path: Path) -> dict[str, str]:
-    """What desktops, notebooks, containers and other projects leave in an environment."""
+    """Environment variables that desktops, notebooks, containers and other projects leave behind."""
     home = tmp_path / "user"
     (home / ".keras").mkdir(parents=True)
     keras = '{"backend": "jax", "floatx": "float64", "image_data_format": "channels_first"}'
@@ -47,7 +47,7 @@ def hostile(tmp_path: Path) -> dict[str, str]:
 
 
 def make_run(home: Path, environment: dict[str, str], *before: str, folder: Path = PROJECT) -> str:
-    """The output of a run that is promoted."""
+    """Run `make run`, check that its model is promoted, and return the output."""
     kept = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "TMPDIR")}
     result = subprocess.run(
         [*before, "make", "-C", str(PROJECT), "run", *PARAMETERS],
@@ -56,7 +56,7 @@ def make_run(home: Path, environment: dict[str, str], *before: str, folder: Path
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         encoding="utf-8",
-        timeout=300,
+        timeout=HANG_SECONDS,
         check=False,
     )
     assert (result.returncode, "promoted as version" in result.stdout) == (0, True), result.stdout
@@ -64,7 +64,7 @@ def make_run(home: Path, environment: dict[str, str], *before: str, folder: Path
 
 
 def as_nobody_known() -> list[str]:
-    """The start of a command line under a user id without an entry in passwd; empty where that is not allowed."""
+    """The start of a command line that runs as a user without an entry in passwd; empty where that is not allowed."""
     command = ["unshare", "--user", "--map-user=12345", "--map-group=12345"]
     allowed = shutil.which(command[0]) and not subprocess.run([*command, "true"], capture_output=True).returncode
     return command if allowed else []

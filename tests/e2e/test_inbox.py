@@ -1,6 +1,6 @@
-"""The inbox watched for real, by a scheduler and a triggerer, and nights on which nothing has changed.
+"""An inbox watched by a real scheduler and triggerer, and nights on which nothing has changed.
 
-What a run has imported is seen by an `airflow_local_settings` that writes down who looks for TensorFlow.
+An `airflow_local_settings` module writes down each process that imports TensorFlow.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import pytest
 
 from mnist_tasks.registry.model_directory import ModelDirectory
 from mnist_tasks.workspace import Workspace
-from tests.helpers import COUNTS, logged_in, served
+from tests.helpers import COUNTS, HANG_SECONDS, logged_in, served
 
 pytestmark = pytest.mark.slow
 
@@ -47,14 +47,14 @@ class Airflow:
         self.client, self.home = client, home
 
     def runs(self, run_type: str) -> list[dict[str, Any]]:
-        """The runs of a kind, the oldest first."""
+        """The runs of one type, oldest first."""
         answer = self.client.get(RUNS, params={"run_type": run_type, "order_by": "run_after"}).raise_for_status().json()
         runs: list[dict[str, Any]] = answer["dag_runs"]
         return runs
 
     def ended(self, run_type: str, number: int) -> dict[str, Any]:
-        """The run of a kind with a number, once it has ended."""
-        deadline = time.monotonic() + 150
+        """Wait until the run with a number, counted from 1 among those of its type, has ended; return it."""
+        deadline = time.monotonic() + HANG_SECONDS
         while len(runs := self.runs(run_type)) < number or runs[number - 1]["state"] in ("queued", "running"):
             assert time.monotonic() < deadline, runs
             time.sleep(0.3)
@@ -79,7 +79,7 @@ def home(tmp_path: Path) -> Workspace:
 
 @pytest.fixture
 def witness(tmp_path: Path, home: Workspace) -> Path:
-    """Where it is written down that a process has looked for TensorFlow."""
+    """The file with a line for each process that has imported TensorFlow."""
     config = home.root / "airflow" / "config"
     config.mkdir(parents=True)
     (config / "airflow_local_settings.py").write_text(WITNESS.format(path=str(tmp_path / "seen")))
@@ -94,10 +94,10 @@ def up(home: Workspace, schedule: str) -> Iterator[Airflow]:
 
 
 def drop(home: Workspace, name: str) -> None:
-    """Put a batch into the inbox, slowly; it is complete only with its marker."""
+    """Put a batch into the inbox slowly: it is complete only once its marker is there."""
     inbox = home.root / "inbox"
     inbox.mkdir(exist_ok=True)
-    (inbox / name).write_bytes(b"no archive")  # of no use to a training: the data stay as they are
+    (inbox / name).write_bytes(b"no archive")  # quarantined, so the data stay as they are
     time.sleep(3)
     (inbox / f"{name}.done").touch()
 
@@ -110,7 +110,7 @@ def test_a_batch_makes_one_run_whatever_restarts_and_unchanged_nights_need_no_te
         trained = airflow.ended("asset_triggered", 1)
         assert (trained["state"], set(airflow.states(trained).values())) == ("success", {"success"})
         assert ModelDirectory(home.models).versions()[0].number == 1
-        assert witness.read_text()  # the witness is awake
+        assert witness.read_text()  # the witness works
         witness.write_text("")
 
         drop(home, "second.npz")
@@ -124,7 +124,7 @@ def test_a_batch_makes_one_run_whatever_restarts_and_unchanged_nights_need_no_te
     with up(home, schedule="* * * * *") as airflow:  # a night a minute
         night = airflow.ended("scheduled", 1)
         assert (night["state"], airflow.states(night)) == ("success", SKIPPED)
-        assert len(airflow.runs("asset_triggered")) == 2  # nothing is said again after a restart
+        assert len(airflow.runs("asset_triggered")) == 2  # a restart reports no batch again
 
     assert witness.read_text() == ""
     decision = json.loads((home.run(night["dag_run_id"]) / "decision.json").read_text())
@@ -132,10 +132,10 @@ def test_a_batch_makes_one_run_whatever_restarts_and_unchanged_nights_need_no_te
     assert [version.number for version in ModelDirectory(home.models).versions()] == [1]
     took = [seconds(run) for run in (unchanged, night)]
     COUNTS.append(f"runs on which nothing had changed took {took[0]:.1f} and {took[1]:.1f} s")
-    assert max(took) < 30
+    assert not list((home.root / "airflow" / "logs").rglob("attempt=2.log"))
 
 
 def seconds(run: dict[str, Any]) -> float:
-    """From when the run was asked for to its end."""
+    """The time from when a run was queued to its end, in seconds."""
     asked, ended = (datetime.fromisoformat(run[key].replace("Z", "+00:00")) for key in ("queued_at", "end_date"))
     return (ended - asked).total_seconds()

@@ -1,7 +1,7 @@
-"""`make` itself: what is typed behind it arrives byte for byte, and the environment belongs to its checkout.
+"""The Makefile: parameters arrive byte for byte, and each checkout has an environment of its own.
 
-The Makefile and the set-up are the project's own; a small project takes the place of the rest, so that nothing is
-trained and only setuptools is installed.
+The Makefile and the set-up script are the project's own. A small stand-in project takes the place of the rest, so that
+nothing is trained and only setuptools is installed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ FAILED = 2
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not MAKE, reason="make is not installed")]
 
-# Prints what it was given, where its code lies and what the environment says; the first parameter may set its status.
+# Prints its arguments, where its code lies and some environment variables; the parameter `status` sets its exit status.
 LAUNCHER = """
 import json, os, sys
 import mnist_tasks
@@ -36,7 +36,7 @@ sys.exit(int(dict(a.split("=", 1) for a in sys.argv[1:]).get("status", 0)))
 
 
 def make(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run make there, as from a shell that is no recipe of another make."""
+    """Run make in a folder, without the variables of a make that may have started these tests."""
     outside = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS", "MNIST"))}
     return subprocess.run(
         [MAKE, *arguments],
@@ -50,14 +50,14 @@ def make(folder: Path, *arguments: str, **environment: str) -> subprocess.Comple
 
 
 def seen(result: subprocess.CompletedProcess[str]) -> dict[str, object]:
-    """What the stand-in for the launcher says it was given."""
+    """What the stand-in for the launcher has printed."""
     found: dict[str, object] = json.loads(result.stdout.splitlines()[-1])
     return found
 
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project of the same Makefile and scripts, set up."""
+    """A small project with the same Makefile and scripts, set up."""
     folder = tmp_path_factory.mktemp("checkout")
     (folder / "scripts").mkdir()
     shutil.copy(PROJECT / "Makefile", folder)
@@ -114,7 +114,7 @@ def test_a_value_arrives_as_it_was_typed_and_nothing_of_it_is_run(value: str, ch
     assert not (checkout / "INJECTED").exists()
 
 
-# What make drops is blanks at the start, and no process can be given a zero byte.
+# Make drops blanks at the start, and no argument of a process can have a zero byte.
 @given(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])).filter(lambda text: text[:1].strip()))
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_value_arrives_as_it_was_typed(checkout: Path, value: str) -> None:
@@ -192,7 +192,7 @@ def test_a_copied_or_moved_checkout_runs_its_own_code(checkout: Path, tmp_path: 
 
 
 def test_an_environment_of_another_python_is_made_anew(checkout: Path, tmp_path: Path) -> None:
-    """As after an upgrade of the system's Python: the link leads to the new one, the packages are the old one's."""
+    """As after an upgrade of the system's Python: the link leads to the new one, the packages are for the old one."""
     copy = tmp_path / "upgraded"
     shutil.copytree(checkout, copy, symlinks=True, ignore=shutil.ignore_patterns(".venv"))
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", copy / ".venv"], check=True)

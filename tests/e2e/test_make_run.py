@@ -1,4 +1,4 @@
-"""The launcher, for real: Airflow's scheduler, API server and LocalExecutor in processes of their own."""
+"""`make run` and `make up` with a real scheduler, API server and LocalExecutor."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ import pytest
 
 from mnist_tasks.registry.model_directory import ModelDirectory
 from mnist_tasks.workspace import PROJECT
-from tests.helpers import free_port
+from tests.helpers import HANG_SECONDS, free_port
 
 RUN, UP = PROJECT / "scripts" / "run.py", PROJECT / "scripts" / "up.py"
 PROMOTED, REJECTED, FAILED = 0, 1, 2
 
 pytestmark = pytest.mark.slow
 
-# Whatever else runs on this machine.
-BEFORE = set(psutil.pids())
+# Processes that were there before these tests.
+EARLIER_PIDS = set(psutil.pids())
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One workspace for the whole module: its runs follow each other as on a user's machine."""
+    """One workspace for the whole module: its runs follow one another as on a user's machine."""
     return tmp_path_factory.mktemp("home")
 
 
 def start(script: Path, home: Path, *arguments: str, **environment: str) -> subprocess.Popen[str]:
-    # What is meant for another Airflow must not reach this one.
+    # A variable that is meant for another Airflow must not reach this one.
     foreign = {"AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": "postgresql://production/airflow"}
     return subprocess.Popen(
         [sys.executable, str(script), *arguments],
@@ -50,16 +50,30 @@ def start(script: Path, home: Path, *arguments: str, **environment: str) -> subp
 
 
 def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
-    """The exit status and the output of a process, once it has ended and left no process behind."""
-    output, _ = process.communicate(timeout=180)
+    """Wait for a process to end and check that it leaves no other behind; return its exit status and output."""
+    output, _ = process.communicate(timeout=HANG_SECONDS)
     assert airflow_processes() == []
     return process.returncode, output
 
 
 def airflow_processes() -> list[str]:
-    """The command lines of Airflow's processes that these tests have started: they run in the project's folder."""
-    here = [p for p in psutil.process_iter(["cmdline", "cwd"]) if p.info["cwd"] == str(PROJECT) and p.pid not in BEFORE]
+    """The command lines of the Airflow processes that these tests have started: they run in the project's folder."""
+    ignored = EARLIER_PIDS | pids_of_other_workers()
+    here = [
+        process
+        for process in psutil.process_iter(["cmdline", "cwd"])
+        if process.info["cwd"] == str(PROJECT) and process.pid not in ignored
+    ]
     return [line for line in (" ".join(process.info["cmdline"] or ()) for process in here) if "airflow" in line]
+
+
+def pids_of_other_workers() -> set[int]:
+    """The processes of the other workers of pytest-xdist: the tests that run there start some, too."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return set()
+    controller, here = psutil.Process(os.getppid()), os.getpid()
+    workers = [worker for worker in controller.children() if worker.pid != here]
+    return {process.pid for worker in workers for process in [worker, *worker.children(recursive=True)]}
 
 
 def wait_for(process: subprocess.Popen[str], words: str) -> str:
@@ -130,7 +144,7 @@ def test_a_missing_pool_and_a_paused_dag_are_named_with_a_command_that_helps(hom
         return command
 
     before = ModelDirectory(home / "models").versions()
-    # The very commands that are shown, in a shell: each works.
+    # The commands that are shown work in a shell, exactly as they are.
     command = refused("MNIST_GPU_POOL: Airflow has no pool 'gpu'", "pools set gpu 1 'train and evaluate'")
     pause = command[: command.index(" pools ")] + " dags pause --yes mnist_training"
     for line in (command, pause):
@@ -184,7 +198,7 @@ def test_after_a_kill_the_services_end_and_the_next_run_cleans_up(home: Path) ->
 
     process.kill()
     process.communicate()
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + HANG_SECONDS
     while airflow_processes() and time.monotonic() < deadline:
         time.sleep(0.2)
     assert airflow_processes() == []
@@ -197,7 +211,7 @@ def test_after_a_kill_the_services_end_and_the_next_run_cleans_up(home: Path) ->
 
 @pytest.fixture
 def port() -> Iterator[int]:
-    """A port that something else listens on."""
+    """A port on which something else listens."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield server.getsockname()[1]
 
@@ -234,7 +248,7 @@ def test_the_ui_is_on_loopback_only_with_a_password_that_is_shown_once(home: Pat
     rollback_in_the_ui(port, password, home)
 
     second = start(RUN, home)
-    refusal, _ = second.communicate(timeout=60)
+    refusal, _ = second.communicate(timeout=HANG_SECONDS)
     assert (second.returncode, f"(process {process.pid})" in refusal) == (FAILED, True)
 
     process.send_signal(signal.SIGTERM)
@@ -249,14 +263,14 @@ def rollback_in_the_ui(port: int, password: str, home: Path) -> None:
     """Trigger mnist_rollback through the API that the UI uses: without a reason, which is refused, and with one."""
     models = ModelDirectory(home / "models")
     numbers = [version.number for version in models.versions()]
-    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30, trust_env=False) as client:
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=HANG_SECONDS, trust_env=False) as client:
         token = client.post("/auth/token", json={"username": "admin", "password": password}).json()["access_token"]
         client.headers["Authorization"] = f"Bearer {token}"
         runs = "/api/v2/dags/mnist_rollback/dagRuns"
         refused = client.post(runs, json={"logical_date": None, "conf": {"reason": ""}})
         assert (refused.status_code, "should be non-empty" in refused.text) == (400, True)
         run = client.post(runs, json={"logical_date": None, "conf": {"reason": "it was bad"}}).raise_for_status().json()
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + HANG_SECONDS
         while run["state"] in ("queued", "running") and time.monotonic() < deadline:
             time.sleep(0.3)
             run = client.get(f"{runs}/{run['dag_run_id']}").json()

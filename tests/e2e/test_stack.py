@@ -1,7 +1,7 @@
 """The stack of docker-compose.yaml on a real Docker engine: built, started, used, and broken part by part.
 
-A smoke version runs wherever there is an engine, the rest with `make stack-test`. Everything belongs to a Compose
-project of its own, with its own volumes and port, and is removed at the end.
+Two tests run wherever there is a Docker engine, all of them with `make stack-test`. They use a Compose project of
+their own, with its own volumes and port, and remove it at the end.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import stack_env
 from stack_run import PatientClient
 
 from mnist_tasks.workspace import PROJECT
-from tests.helpers import COUNTS, free_port
+from tests.helpers import COUNTS, HANG_SECONDS, free_port
 
 BASES = ("python:3.12-slim-bookworm", "postgres:17", "redis:7")
 SERVICES = ("api-server", "dag-processor", "postgres", "redis", "scheduler", "triggerer", "worker", "worker-gpu")
@@ -33,15 +33,15 @@ HEALTHY = [(service, "healthy") for service in SERVICES]
 DOCKER, MAKE = (shutil.which(name) or name for name in ("docker", "make"))
 TASKS = ("load", "normalize", "train", "evaluate", "promote")
 
-# Long enough to break something while it trains; the same seed and so the same weights every time. A model trained for
-# so long is sure of its mistakes.
+# Long enough to break something during the training. The seed is the same, so the weights are, too. A model that is
+# trained for so long is very sure of its mistakes: hence the high loss.
 LONG = {"epochs": 80, "max_loss": 1, "max_loss_increase": 1}
 
 pytestmark = pytest.mark.slow
 
 
 def what_is_missing() -> str | None:
-    """Why the stack cannot run here."""
+    """Why the stack cannot run here, or None if it can."""
     missing = _missing_part()
     return missing and f"the stack needs a Docker engine with Compose v2 and base images: {missing}"
 
@@ -65,7 +65,7 @@ def _missing_part() -> str | None:
 
 
 class Stack:
-    """A Compose project of the tests' own, and Airflow's API in it."""
+    """A Compose project for these tests only, and the API of its Airflow."""
 
     def __init__(self, folder: Path) -> None:
         self.port = free_port()
@@ -74,7 +74,7 @@ class Stack:
         self.env.write_text(f"{made}PORT={self.port}\nTAG=test\nMNIST_SCHEDULE=\n")
         self.secrets = dict(re.findall(r"^(\w+)=(\S{16,})$", made.partition("COMPOSE_FILE")[0], re.MULTILINE))
         self.client = PatientClient(f"http://127.0.0.1:{self.port}", self.secrets["ADMIN_PASSWORD"])
-        # A disk for MNIST_HOME that can be filled without filling the machine's.
+        # A small disk for MNIST_HOME, which can be filled without filling the machine's.
         (folder / "small-disk.yaml").write_text(
             "volumes: {home: {driver_opts: {type: tmpfs, device: tmpfs, o: 'size=1g,uid=50000'}}}\n"
         )
@@ -84,43 +84,43 @@ class Stack:
             self.compose += ["--file", str(file)]
 
     def make(self, target: str, *parameters: str) -> subprocess.CompletedProcess[str]:
-        """`make TARGET`, on this project."""
+        """Run `make TARGET` on this Compose project."""
         command = [MAKE, target, *parameters]
-        # Its -q would reach the make inside, if these tests were started by make themselves.
+        # If make has started these tests, its flags must not reach the make started here.
         environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
         environment["COMPOSE"] = shlex.join(self.compose)
         return subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True, check=False)
 
     def __call__(self, *arguments: str) -> str:
-        """The output of a Compose command."""
+        """Run a Compose command and return its output."""
         result = subprocess.run([*self.compose, *arguments], capture_output=True, text=True, check=False)
         assert result.returncode == 0, result.stderr
         return result.stdout
 
     def containers(self) -> list[dict[str, Any]]:
-        """What Docker knows about each container that runs."""
+        """What `docker inspect` says about each running container."""
         inspected: list[dict[str, Any]] = json.loads(docker("inspect", *self("ps", "--quiet").split()))
         return inspected
 
     def container(self, service: str) -> dict[str, Any]:
-        """The same for the container of one service."""
+        """What `docker inspect` says about the container of one service."""
         return next(c for c in self.containers() if service_of(c) == service)
 
     def health(self) -> list[tuple[str, str]]:
-        """Each container's service and whether it is healthy, in order."""
+        """The service and the health of each container, sorted."""
         return sorted((service_of(c), c["State"]["Health"]["Status"]) for c in self.containers())
 
     def shell(self, service: str, script: str) -> str:
-        """The output of a shell script in a service's container."""
+        """Run a shell script in the container of a service and return its output."""
         return self("exec", "--no-TTY", service, "sh", "-c", script)
 
     def api(self, method: str, path: str, **arguments: Any) -> dict[str, Any]:
-        """What Airflow's API answers; a question waits while it is away."""
+        """Send a request to Airflow's API and return the answer; waits while the API server is away."""
         result: dict[str, Any] = self.client.request(method, f"/api/v2{path}", **arguments).raise_for_status().json()
         return result
 
     def models(self, command: str) -> Any:
-        """What the command line says about the model directory."""
+        """The parsed output of `mnist_tasks models COMMAND`, run in the stack."""
         return json.loads(self.shell("worker", f"python -m mnist_tasks models {command} --json"))
 
 
@@ -149,39 +149,37 @@ class Run:
         return self.stack.api("GET", f"{self.runs}/{self.id}/taskInstances/{name}")
 
     def log(self, task: str, attempt: int) -> str:
-        """A try's log, as the UI gets it."""
+        """The log of a try, as the UI gets it."""
         content = self.stack.api("GET", f"{self.runs}/{self.id}/taskInstances/{task}/logs/{attempt}")["content"]
         return "\n".join(line["event"] for line in content)
 
     def wait_for_epoch(self, epoch: int) -> None:
         """Wait until `train` has logged the end of an epoch."""
-        wait_until(lambda: self.task("train")["state"] == "running", 180)
-        wait_until(lambda: f"epoch {epoch}/" in self.log("train", 1), 180)
+        wait_until(lambda: self.task("train")["state"] == "running")
+        wait_until(lambda: f"epoch {epoch}/" in self.log("train", 1))
 
     def wait(self) -> str:
-        """The state that the run ends with."""
-        wait_until(lambda: self.state not in ("queued", "running"), 900)
+        """Wait until the run has ended; return its state."""
+        wait_until(lambda: self.state not in ("queued", "running"))
         return self.state
 
 
-def wait_until(condition: Callable[[], object], seconds: float) -> float:
-    """Wait for a condition; returns how long it took."""
+def wait_until(condition: Callable[[], object]) -> None:
     start = time.monotonic()
     while not condition():
-        assert time.monotonic() - start < seconds, f"not within {seconds} s"
+        assert time.monotonic() - start < HANG_SECONDS, f"not within {HANG_SECONDS} s"
         time.sleep(0.5)
-    return time.monotonic() - start
 
 
 def took(output: str) -> float:
-    """The seconds from trigger to end that `make stack-run` and `make run` print."""
+    """The seconds from trigger to end, as `make stack-run` and `make run` print them."""
     (seconds,) = re.findall(r" (\S+) s after it was triggered$", output, re.MULTILINE)
     return float(seconds)
 
 
 @contextmanager
 def started(folder: Path) -> Iterator[Stack]:
-    """The stack, built and up, and removed at the end."""
+    """Build and start the stack; remove it at the end."""
     stack = Stack(folder)
     try:
         stack("build")
@@ -197,7 +195,7 @@ def started(folder: Path) -> Iterator[Stack]:
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """A stack for all tests."""
+    """One stack for all tests."""
     if missing := what_is_missing():
         pytest.skip(missing)
     with started(tmp_path_factory.mktemp("stack")) as stack:
@@ -322,7 +320,7 @@ def test_the_whole_stack_rests_within_6_gib(stack: Stack) -> None:
 
 
 def kill_the_gpu_worker(stack: Stack) -> None:
-    # Not `docker kill`, which counts as stopped by hand: it would not come back.
+    # Docker does not restart what `docker kill` has ended.
     os.kill(stack.container("worker-gpu")["State"]["Pid"], signal.SIGKILL)
 
 
@@ -333,7 +331,7 @@ def stop_the_gpu_worker(stack: Stack) -> None:
 
 
 def cut_the_network(stack: Stack) -> None:
-    """Between the GPU worker and the API server alone, for 30 s."""
+    """Cut the network between the GPU worker and the API server, and nothing else, for 30 s."""
     (network,) = stack.container("api-server")["NetworkSettings"]["Networks"].values()
     worker = str(stack.container("worker-gpu")["State"]["Pid"])
     inside = [shutil.which("nsenter") or "nsenter", "--net", "--target", worker]
@@ -347,7 +345,7 @@ def cut_the_network(stack: Stack) -> None:
 
 
 def fill_the_disk(stack: Stack) -> None:
-    """Until the training has met it."""
+    """Fill the disk until the training has noticed."""
     stack.shell("worker", "dd if=/dev/zero of=/opt/mnist/home/filler bs=1M 2>/dev/null || true")
     time.sleep(20)
     stack.shell("worker", "rm /opt/mnist/home/filler")
@@ -362,8 +360,8 @@ def restart(service: str) -> Callable[[Stack], None]:
 
 @pytest.fixture(scope="module")
 def undisturbed(stack: Stack) -> tuple[str, float]:
-    """The digest of the weights that `LONG` comes to, and how long it takes, in seconds."""
-    # The first run on a stack writes the dataset and finds nothing in a cache: it is no measure.
+    """The digest of the weights of a run of `LONG`, and how long the run takes, in seconds."""
+    # The first run on a stack writes the dataset and has cold caches, so it is not timed.
     assert Run(stack, "mnist_training", {"epochs": 1}).wait() == "success"
     run = Run(stack, "mnist_training", LONG)
     assert run.wait() == "success"
@@ -399,7 +397,7 @@ def test_a_run_survives_while_it_trains(fault: str, stack: Stack, undisturbed: t
 
     broken = time.monotonic()
     FAULTS[fault](stack)
-    # A try is lost once another one is due.
+    # The fault is noticed once a second try is due.
     noticed = None
     while run.state in ("queued", "running"):
         if noticed is None and run.task("train")["try_number"] + (run.task("train")["state"] == "up_for_retry") > 1:
@@ -418,4 +416,4 @@ def test_a_run_survives_while_it_trains(fault: str, stack: Stack, undisturbed: t
     assert len(stack.models("list")) == before + 1
     assert weights(stack) == expected
     assert stack.models("verify") == []
-    wait_until(lambda: stack.health() == HEALTHY, 180)
+    wait_until(lambda: stack.health() == HEALTHY)

@@ -268,7 +268,7 @@ def test_the_process_of_the_load_test_says_what_it_could_not_read(code: str) -> 
         "t._compare = fail; sys.exit(t._main(Path('x')))"
     )
 
-    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=60)
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=600)
 
     assert result.returncode == NOT_NOW
     assert "golden.npz" in result.stdout

@@ -56,7 +56,8 @@ def hostile(tmp_path: Path) -> dict[str, str]:
     }
 
 
-@pytest.mark.parametrize("recipe", [{}, pytest.param(CNN, marks=pytest.mark.slow)], ids=["classic", "cnn"])
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", [{}, CNN], ids=["classic", "cnn"])
 def test_weights_and_figures_are_the_same_in_a_hostile_environment(
     recipe: dict[str, object], hostile: dict[str, str], dataset: Path, workspace: Workspace
 ) -> None:

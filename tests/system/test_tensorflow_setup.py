@@ -46,7 +46,7 @@ def python(script: str) -> subprocess.CompletedProcess[str]:
         "logging.basicConfig(level=logging.DEBUG, stream=sys.stdout, format='%(levelname)s %(name)s %(message)s')\n"
     )
     return subprocess.run(
-        [sys.executable, "-c", header + script], text=True, capture_output=True, timeout=60, check=False
+        [sys.executable, "-c", header + script], text=True, capture_output=True, timeout=600, check=False
     )
 
 

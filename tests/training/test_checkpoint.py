@@ -53,7 +53,7 @@ def test_a_training_that_is_killed_again_and_again_ends_with_the_same_bits(datas
     """SIGKILL at random moments after the first epoch line of each try; the seed is in the output of a failure."""
     seed = int(time.time())
     moments = random.Random(seed)  # noqa: S311
-    uninterrupted, _ = start(dataset, workspace.run("whole")).communicate(timeout=120)
+    uninterrupted, _ = start(dataset, workspace.run("whole")).communicate(timeout=600)
 
     run = workspace.run("killed")
     for _ in range(KILLS):
@@ -63,7 +63,7 @@ def test_a_training_that_is_killed_again_and_again_ends_with_the_same_bits(datas
         time.sleep(moments.uniform(0, 0.15))
         process.kill()
         assert "digest" not in process.communicate()[0], "it was done before it was killed"
-    output, _ = start(dataset, run).communicate(timeout=120)
+    output, _ = start(dataset, run).communicate(timeout=600)
 
     assert "going on after epoch" in output, seed
     assert digest(output) == digest(uninterrupted), seed

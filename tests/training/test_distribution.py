@@ -18,6 +18,8 @@ from mnist_tasks.train import train
 from mnist_tasks.workspace import Workspace
 from tests.helpers import free_port
 
+pytestmark = pytest.mark.slow
+
 CONFIG = {"epochs": 2, "dropout": 0, "batch_size": 40, "validation_split": 0.1}
 
 # Arguments: dataset, run, configuration, number of virtual devices.
@@ -46,7 +48,7 @@ def start(dataset: Path, run: Path, devices: int, cluster: str = "", **config: o
 
 
 def output(process: subprocess.Popen[str]) -> str:
-    out, error = process.communicate(timeout=180)
+    out, error = process.communicate(timeout=600)
     assert process.returncode == 0, error
     return out.strip()
 
