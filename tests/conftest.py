@@ -1,4 +1,4 @@
-"""Shared fixtures: slices of the real MNIST, trained once a session, and an Airflow of the tests' own."""
+"""Shared fixtures: a slice of MNIST, a model trained on it once a session, and an Airflow for the tests only."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ from mnist_tasks.train import train
 from mnist_tasks.workspace import PROJECT, Workspace
 from tests.helpers import COUNTS
 
-# Airflow reads its settings when it is imported: by the test modules, after this one.
+# Airflow reads its settings when the test modules import it, which is after this module. Each worker of pytest-xdist
+# has a folder of its own.
 TEST_HOME = Path(tempfile.mkdtemp(prefix="mnist-tests-"))
-# And nothing that a user's environment has for other programs may matter to a test.
+# Variables that the user has set for other programs must not reach a test.
 for name in [name for name in os.environ if name.startswith((*FOREIGN, "MNIST")) or name.lower().endswith("_proxy")]:
     del os.environ[name]
 for name in FOREIGN_NAMES:
@@ -105,7 +106,7 @@ def trained(npz: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Worksp
 
 @pytest.fixture
 def workspace(trained: tuple[Workspace, str], tmp_path: Path) -> Workspace:
-    """A copy of the workspace with the trained run, to change at will."""
+    """A copy of the workspace with the trained run, for a test to change."""
     shutil.copytree(trained[0].root, tmp_path / "home", symlinks=True)
     return Workspace(tmp_path / "home")
 
@@ -123,5 +124,5 @@ def dataset(workspace: Workspace, digest: str) -> Path:
 
 @pytest.fixture
 def run(workspace: Workspace) -> Path:
-    """The folder of a run that is trained and evaluated, with no champion yet; its accuracy is some 85 %."""
+    """The folder of a run that is trained and evaluated. There is no champion yet; the accuracy is about 85 %."""
     return workspace.run("first")

@@ -1,4 +1,4 @@
-"""What several test modules need."""
+"""Functions and constants that several test modules share."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from mnist_tasks.registry.version import Version
 from mnist_tasks.system.files import sha256
 from mnist_tasks.workspace import PROJECT, Workspace
 
-# Parameters of the gate under which any model passes that gives probabilities.
+# Parameters of the gate that let any model pass whose outputs are probabilities.
 ANYTHING = {
     "min_accuracy": 0,
     "max_accuracy": 1,
@@ -40,7 +40,7 @@ LENIENT = GateConfig(**ANYTHING)
 # Nothing in these tests takes a tenth of this, even on a slow machine: what takes longer hangs.
 HANG_SECONDS = 1800
 
-# Lines about how much was tried, for the end of the test report.
+# Lines for the section "how much was tried" of the test report.
 COUNTS: list[str] = []
 
 Array = npt.NDArray[Any]
@@ -49,7 +49,7 @@ NOBODY = 65534
 
 
 def without_root(function: Callable[[], Any], folder: Path) -> Any:
-    """Call a function as the user nobody, if this is root, who may do everything; `folder` is made accessible."""
+    """Call a function without root's rights, as the user nobody, to whom `folder` is made accessible."""
     if os.geteuid():
         return function()
     for path in (folder, *folder.parents):
@@ -64,7 +64,7 @@ def without_root(function: Callable[[], Any], folder: Path) -> Any:
 
 @contextmanager
 def small_disk(folder: Path, size: str) -> Iterator[Path]:
-    """A file system of its own that holds `size` bytes, such as 1M; needs the right to mount."""
+    """Mount a file system that holds `size` bytes, such as 1M, or skip the test where that is not allowed."""
     folder.mkdir()
     if os.geteuid() or os.system(f"mount -t tmpfs -o size={size} tmpfs {folder} 2>/dev/null"):  # noqa: S605
         pytest.skip("mounting a small file system needs root and the right to mount")
@@ -75,7 +75,7 @@ def small_disk(folder: Path, size: str) -> Iterator[Path]:
 
 
 def free_port() -> int:
-    """A TCP port on the loopback interface that nothing listens on."""
+    """A TCP port on the loopback interface on which nothing listens."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port: int = server.getsockname()[1]
     return port
@@ -83,7 +83,7 @@ def free_port() -> int:
 
 @contextmanager
 def served(home: Workspace, **environment: str) -> Iterator[str]:
-    """`make up` on a workspace, once somebody can log in; yields the address."""
+    """Start `make up` on a workspace, wait until one can log in, and yield the URL."""
     port = free_port()
     process = subprocess.Popen(
         [sys.executable, str(PROJECT / "scripts" / "up.py")],
@@ -102,13 +102,13 @@ def served(home: Workspace, **environment: str) -> Iterator[str]:
 
 
 def password(home: Workspace) -> str:
-    """The admin's, of what `served` serves."""
+    """The password of the admin of the Airflow that `served` starts."""
     return str(json.loads((home.root / "airflow" / "passwords.json").read_text())["admin"])
 
 
 @contextmanager
 def logged_in(url: str, home: Workspace) -> Iterator[httpx.Client]:
-    """A client of the API of what `served` serves, logged in as admin."""
+    """A client of the API of the Airflow that `served` starts, logged in as admin."""
     with httpx.Client(base_url=url, timeout=HANG_SECONDS, trust_env=False) as client:
         login = {"username": "admin", "password": password(home)}
         token = client.post("/auth/token", json=login).json()["access_token"]
@@ -117,7 +117,7 @@ def logged_in(url: str, home: Workspace) -> Iterator[httpx.Client]:
 
 
 def stand_in(name: str, folder: Path) -> dict[str, Any]:
-    """What `ModelDirectory.publish` wants, for a few small files that stand in for the model of the run `name`."""
+    """The arguments of `ModelDirectory.publish` for small files that stand in for the model of the run `name`."""
     contents = {
         "model.keras": name * 100,
         "saved_model.pb": name * 10,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -172,7 +171,7 @@ def test_output_that_nobody_reads_costs_nothing(tmp_path: Path) -> None:
 def test_a_closed_descriptor_costs_nothing(closed: str, tmp_path: Path) -> None:
     number = ("stdin", "stdout", "stderr").index(closed)
 
-    process = start(tmp_path, "print(1); print(2, file=sys.stderr); entry.end(0)", preexec_fn=lambda: os.close(number))
+    process = start(tmp_path, "print(1); print(2, file=sys.stderr); entry.end(0)", f"exec {number}>&-")
 
     assert process.wait() == 0
 
@@ -197,20 +196,21 @@ except Stopped as stopped:
     print(stopped)
 entry.end(0)
 """
-    number = getattr(signal, ignored)
-
-    process = start(tmp_path, command, stdout=subprocess.PIPE, preexec_fn=lambda: signal.signal(number, signal.SIG_IGN))
+    process = start(tmp_path, command, f"trap '' {ignored.removeprefix('SIG')}", stdout=subprocess.PIPE)
 
     assert process.communicate()[0] == f"{expected}\n"
 
 
-def start(folder: Path, command: str, **arguments: Any) -> subprocess.Popen[str]:
-    """A command as those in the folder `scripts`."""
+def start(folder: Path, command: str, preparation: str = ":", **arguments: Any) -> subprocess.Popen[str]:
+    """Start a command like those in the folder `scripts`, after a shell command that prepares its process."""
     script = folder / "command.py"
     script.write_text(
         f"import sys; sys.path.insert(0, {str(PROJECT / 'scripts')!r})\nimport entry; entry.start()\n{command}"
     )
-    return subprocess.Popen([sys.executable, str(script)], text=True, **{"stderr": subprocess.DEVNULL, **arguments})
+    shell = ["/bin/sh", "-c", f'{preparation}; exec "$@"', "sh"]
+    return subprocess.Popen(
+        [*shell, sys.executable, str(script)], text=True, **{"stderr": subprocess.DEVNULL, **arguments}
+    )
 
 
 class Api:
