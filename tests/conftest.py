@@ -43,6 +43,7 @@ END_TO_END = PROJECT / "tests" / "e2e"
 TRAIN, TEST = 2000, 500
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep the end-to-end tests on one worker of pytest-xdist: each starts an Airflow, which takes a whole machine."""
     for item in items:
