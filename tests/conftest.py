@@ -39,16 +39,25 @@ os.environ |= {
     "MNIST_HOME": str(TEST_HOME / "home"),
 }
 
-END_TO_END = PROJECT / "tests" / "e2e"
+END_TO_END = "tests/e2e/"
 TRAIN, TEST = 2000, 500
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the end-to-end tests on one worker of pytest-xdist: each starts an Airflow, which takes a whole machine."""
-    for item in items:
-        if END_TO_END in item.path.parents:
-            item.add_marker(pytest.mark.xdist_group("end to end"))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Keep all end-to-end tests on one worker of `--dist loadgroup`: each starts an Airflow, which needs the machine.
+
+    The mark `xdist_group`, which is meant for this, has no effect with pytest-xdist 3.8 and pytest 9.2.
+    """
+    if config.getvalue("dist") != "loadgroup":
+        return None
+    from xdist.scheduler import LoadScopeScheduling
+
+    class EndToEndOnOneWorker(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return END_TO_END if nodeid.startswith(END_TO_END) else nodeid
+
+    return EndToEndOnOneWorker(config, log)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
