@@ -47,17 +47,15 @@ TRAIN, TEST = 2000, 500
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Keep all end-to-end tests on one worker of `--dist loadgroup`: each starts an Airflow, which needs the machine.
 
-    The mark `xdist_group`, which is meant for this, has no effect with pytest-xdist 3.8 and pytest 9.2.
+    The mark `xdist_group`, which is meant for this, has no effect with pytest 9.2 (pytest-dev/pytest-xdist#1386).
     """
     if config.getvalue("dist") != "loadgroup":
         return None
     from xdist.scheduler import LoadScopeScheduling
 
-    class EndToEndOnOneWorker(LoadScopeScheduling):
-        def _split_scope(self, nodeid: str) -> str:
-            return END_TO_END if nodeid.startswith(END_TO_END) else nodeid
-
-    return EndToEndOnOneWorker(config, log)
+    scheduler = LoadScopeScheduling(config, log)
+    scheduler._split_scope = lambda nodeid: END_TO_END if nodeid.startswith(END_TO_END) else nodeid
+    return scheduler
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
