@@ -45,7 +45,7 @@ TRAIN, TEST = 2000, 500
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Keep all end-to-end tests on one worker of `--dist loadgroup`: each starts an Airflow, which needs the machine.
+    """Keep all end-to-end tests on one worker of `--dist loadgroup`: each Airflow that they start takes a machine.
 
     The mark `xdist_group`, which is meant for this, has no effect with pytest 9.2 (pytest-dev/pytest-xdist#1386).
     """

@@ -198,6 +198,7 @@ def test_a_run_takes_the_inbox_in_and_leaves_a_bad_batch_out(
     assert without.state == "success"
 
 
+@pytest.mark.slow
 def test_a_run_on_which_nothing_has_changed_ends_at_train_and_tells_nobody(
     dag: DAG, home: Workspace, npz: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -280,4 +281,4 @@ Directory.TestCase.settings = settings(
     derandomize=True,
     suppress_health_check=list(HealthCheck),
 )
-TestDirectory: Callable[..., Any] = Directory.TestCase
+TestDirectory: Callable[..., Any] = pytest.mark.slow(Directory.TestCase)
