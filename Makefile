@@ -52,7 +52,7 @@ up: ready
 test: ready-dev
 	$(PLAIN) -m pytest -m "not slow and not stack" $(WORKERS) --dist worksteal
 
-# The end-to-end tests stay on one worker (tests/conftest.py). What is measured and the floor: pyproject.toml.
+# The end-to-end tests stay on one worker (see tests/conftest.py). pyproject.toml says what --cov measures.
 test-all: ready-dev
 	$(PLAIN) -m pytest $(WORKERS) --dist loadgroup --cov
 
