@@ -32,7 +32,7 @@ help:
 	@echo "make run [epochs=3 min_accuracy=0.98 ...]  run the DAG once: 0 promoted, 1 rejected, 2 failed"
 	@echo "make up [PORT=8080]                        Airflow's UI and the nightly schedule, until Ctrl-C"
 	@echo "make test                                  the tests without the slow ones: some minutes"
-	@echo "make test-all                              all tests, with coverage: a quarter of an hour"
+	@echo "make test-all                              all tests, with coverage: what .ci/run runs"
 	@echo "make check                                 style and types"
 	@echo "make audit                                 known vulnerabilities in the packages"
 	@echo "make bench                                 measure every figure in the documentation"
