@@ -14,7 +14,7 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,10 @@ from numpy.typing import NDArray
 from mnist_tasks.config import DataRules, TrainConfig
 from mnist_tasks.data.dataset import DIGITS, Dataset, Digits
 from mnist_tasks.data.sources import read_source
-from mnist_tasks.evaluation.metrics import measure
-from mnist_tasks.gate import GateConfig, decide
+from mnist_tasks.documents import Finding, MnistMetrics, ModelEvaluation
+from mnist_tasks.evaluation.metrics import compute_metrics
+from mnist_tasks.gate import decide
+from mnist_tasks.gate_config import GateConfig
 from mnist_tasks.load import load
 from mnist_tasks.normalize import normalize
 from mnist_tasks.train import train
@@ -63,8 +65,7 @@ STYLES = {LOST: (GREEN, "v", 9), MISLABELLED: (VERMILION, "^", 7), WORSE: (PURPL
 SHOWN_EVERY = 20  # nights between the defective models in the picture
 LOWEST_SHOWN = 0.959
 
-Evaluation = dict[str, Any]
-Pool = dict[str, list[Evaluation]]
+Pool = dict[str, list[ModelEvaluation]]
 Passes = dict[str, NDArray[np.bool_]]
 
 
@@ -140,12 +141,16 @@ def trained_models(home: Path) -> Pool:
         train(dataset.folder, TrainConfig(seed=seed), run)
         model = keras.saving.load_model(run / "model.keras")
         probabilities = model.predict(dataset.normalized("test"), batch_size=1000, verbose=0)
-        metrics = asdict(measure(probabilities, dataset.labels("test")))
-        integrity = [{"metric": "loads", "passed": True, "message": "loads"}]
+        metrics = compute_metrics(probabilities, dataset.labels("test"))
         found.setdefault(kind, []).append(
-            {**metrics, "dataset": "MNIST's test set", "integrity": integrity, "mnist": {"is_test_set": True}}
+            ModelEvaluation(
+                **vars(metrics),
+                dataset="MNIST's test set",
+                integrity=[Finding("loads", True, "loads")],
+                mnist=MnistMetrics(is_test_set=True),
+            )
         )
-        print(f"{kind}, seed {seed}: accuracy {metrics['accuracy']:.4f}, loss {metrics['loss']:.4f}", file=sys.stderr)
+        print(f"{kind}, seed {seed}: accuracy {metrics.accuracy:.4f}, loss {metrics.loss:.4f}", file=sys.stderr)
     return found
 
 
@@ -175,7 +180,7 @@ def simulate(passes: NDArray[np.bool_]) -> Nights:
 def row(pool: Pool, changed: dict[str, float]) -> Row:
     passes = outcomes(pool, GateConfig(**changed))
     nights = simulate(passes[HEALTHY])
-    accuracies = np.array([*(model["accuracy"] for model in pool[HEALTHY]), np.nan])[nights.afterwards]
+    accuracies = np.array([*(model.accuracy for model in pool[HEALTHY]), np.nan])[nights.afterwards]
     return Row(
         changed,
         false_rejections=1 - float(nights.promoted.mean()),
@@ -187,20 +192,25 @@ def row(pool: Pool, changed: dict[str, float]) -> Row:
     )
 
 
-def drifted(model: Evaluation, lost: float) -> Evaluation:
+def drifted(model: ModelEvaluation, lost: float) -> ModelEvaluation:
     """The model with all its shares lower, and its loss higher."""
-    shares = ("recall", "precision")
-    return {
-        **model,
-        "accuracy": max(0.0, model["accuracy"] - lost),
-        "loss": model["loss"] + LOSS_PER_ACCURACY * lost,
-        "digits": [
-            {**digit, **{share: max(0.0, digit[share] - lost) for share in shares}} for digit in model["digits"]
-        ],
-    }
+    return model.model_copy(
+        update={
+            "accuracy": lowered(model.accuracy, lost),
+            "loss": (model.loss or 0) + LOSS_PER_ACCURACY * lost,
+            "digits": [
+                replace(digit, recall=lowered(digit.recall, lost), precision=lowered(digit.precision, lost))
+                for digit in model.digits
+            ],
+        }
+    )
 
 
-def ratchet(healthy: Sequence[Evaluation], drift: float, floors: bool) -> Ratchet:
+def lowered(share: float | None, lost: float) -> float:
+    return max(0.0, (share or 0) - lost)
+
+
+def ratchet(healthy: Sequence[ModelEvaluation], drift: float, floors: bool) -> Ratchet:
     random = np.random.default_rng(SEED)
     policy = GateConfig(**({} if floors else NO_FLOORS))
     ends = []
@@ -211,7 +221,7 @@ def ratchet(healthy: Sequence[Evaluation], drift: float, floors: bool) -> Ratche
             if decide(candidate, champion, policy).approved:
                 champion, last = candidate, night
         if champion:
-            ends.append((last, champion["accuracy"]))
+            ends.append((last, champion.accuracy))
     nights, accuracies = zip(*ends, strict=True)
     return Ratchet(drift, floors, statistics.median(nights), statistics.median(accuracies))
 
@@ -222,7 +232,7 @@ def print_pool(pool: Pool) -> None:
         first = statistics.mean(decide(model, None, GateConfig()).approved for model in models)
         spreads = []
         for metric in ("accuracy", "loss"):
-            values = [model[metric] for model in models]
+            values = [getattr(model, metric) for model in models]
             spreads.append(f"{statistics.mean(values):.4f} ({min(values):.4f} to {max(values):.4f})")
         print(f"{kind:<24}{len(models):>8}{spreads[0]:>28}{spreads[1]:>26}{first:>21.0%}")
 
@@ -287,7 +297,7 @@ def draw_year(axes: Axes, pool: Pool) -> None:
         array[:, 0] for array in (year.candidates, year.champions, year.promoted, year.afterwards)
     )
     nights = np.arange(1, NIGHTS + 1)
-    percent = {kind: np.array([100 * model["accuracy"] for model in models]) for kind, models in pool.items()}
+    percent = {kind: np.array([100 * (model.accuracy or 0) for model in models]) for kind, models in pool.items()}
     healthy = percent[HEALTHY]
     axes.step(nights, healthy[afterwards], where="post", color="black", linewidth=0.6, label="champion")
     for through, name, marker, colour, area in (
@@ -336,14 +346,21 @@ def draw_sweep(axes: Axes, rows: Sequence[Row], field: str, unit: str, scale: fl
     axes.grid(alpha=0.3)
 
 
+def as_json(pool: Pool) -> dict[str, Any]:
+    return {kind: [model.to_json_value() for model in models] for kind, models in pool.items()}
+
+
 def main(path: Path | None, picture: Path | None) -> None:
-    found: Mapping[str, Any] = json.loads(path.read_text()) if path and path.exists() else {}
-    pool: Pool = found.get("pool", {})
+    earlier: Mapping[str, Any] = json.loads(path.read_text()) if path and path.exists() else {}
+    pool = {
+        kind: [ModelEvaluation.model_validate_json(json.dumps(model)) for model in models]
+        for kind, models in earlier.get("pool", {}).items()
+    }
     if not pool:
         with tempfile.TemporaryDirectory() as home:
             pool = trained_models(Path(home))
         if path:
-            path.write_text(json.dumps({"pool": pool}))  # minutes of work, so before anything else
+            path.write_text(json.dumps({"pool": as_json(pool)}))  # minutes of work, so before anything else
 
     swept = [{field: bound} for field, bounds in SWEEPS.items() for bound in sorted({*bounds, default(field)})]
     rows = [row(pool, changed) for changed in ({}, NO_FLOORS, *swept)]
@@ -353,7 +370,7 @@ def main(path: Path | None, picture: Path | None) -> None:
     print_ratchets(ratchets)
     if path:
         results = {"policies": [asdict(each) for each in rows], "ratchets": [asdict(each) for each in ratchets]}
-        path.write_text(json.dumps({"pool": pool, **results}))
+        path.write_text(json.dumps({"pool": as_json(pool), **results}))
     if picture:
         draw(pool, rows, picture)
 

@@ -19,7 +19,9 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from mnist_tasks.gate import GateConfig, decide
+from mnist_tasks.documents import Evaluation
+from mnist_tasks.gate import decide
+from mnist_tasks.gate_config import GateConfig
 from mnist_tasks.registry.model_directory import ModelDirectory
 from mnist_tasks.system.files import sha256, write_json
 from mnist_tasks.workspace import PROJECT, Workspace
@@ -69,9 +71,9 @@ def fill(home: Path) -> None:
         accuracy = 0.975 + number % 7 / 1000
         champion = (number - 1, 0.975 + (number - 1) % 7 / 1000) if number > 1 else None
         document = evaluation(accuracy, champion)
-        decision = decide(
-            document["candidate"], document["champion"], GateConfig(max_regression=1, max_digit_regression=1)
-        )
+        measured = Evaluation.model_validate_json(json.dumps(document))
+        bounds = GateConfig(max_regression=1, max_digit_regression=1)
+        decision = decide(measured.candidate, measured.champion, bounds)
         assert decision.approved
         record = {**asdict(decision), "policy": GateConfig().model_dump(), "champion_version": number - 1 or None}
         metadata = {**training(name), "run_id": name, "forced": False, "test_accuracy": accuracy}

@@ -1,4 +1,4 @@
-"""The task in which a person approves or rejects a candidate that passes the gate; only imported if it is asked for."""
+"""The task in which a person approves or rejects a candidate; imported only if MNIST_APPROVAL is set."""
 
 from __future__ import annotations
 
@@ -11,26 +11,28 @@ from airflow.providers.standard.operators.hitl import HITLOperator
 from airflow.sdk import Param
 from airflow.sdk.exceptions import TaskAwaitingInput
 from mnist_common import Context, kept_parameters, model_page, no_retry_for_bad_input, skip_as_before
-from mnist_notify import tell, waiting
+from mnist_notify import share, tell, waiting
 
-from mnist_tasks.gate import Approval, GateConfig
+from mnist_tasks.documents import Approval
+from mnist_tasks.gate_config import GateConfig
 from mnist_tasks.system.errors import ModelError
 from mnist_tasks.workspace import Workspace
 
 APPROVE, REJECT = "Approve", "Reject"
 ANSWER = "answer.json"  # in the run's folder, for a retry
-COMMENT, LONGEST = "comment", 500  # the answer's free text, and how many characters of it are kept
+COMMENT = "comment"  # the answer's free text
+MAX_COMMENT_CHARACTERS = 500
 
 
 class Approve(HITLOperator):
-    """Asks for approval, unless the gate would not promote anyway; returns the answer as a `mnist_tasks.gate.Approval`.
+    """Asks a person for approval if the candidate passes the gate; returns the answer as a `documents.Approval`.
 
     Args:
-        wait: how long to wait for an answer; without one the candidate is rejected.
+        wait: how long to wait for an answer. Without an answer the candidate is rejected.
     """
 
     def __init__(self, *, wait: timedelta, **arguments: Any) -> None:
-        arguments.pop("params", None)  # the DAG's, which Airflow hands to every task; they are no part of the answer
+        arguments.pop("params", None)  # the DAG's, which Airflow hands to every task, are not part of the answer
         super().__init__(
             subject="Approve the candidate?",
             options=[APPROVE, REJECT],
@@ -39,7 +41,7 @@ class Approve(HITLOperator):
                 COMMENT: Param(
                     None,
                     type=["string", "null"],
-                    maxLength=LONGEST,
+                    maxLength=MAX_COMMENT_CHARACTERS,
                     title="Comment",
                     description="Why; it goes into the decision, the history and the model card.",
                     source="task",
@@ -58,35 +60,35 @@ class Approve(HITLOperator):
 
         skip_as_before(context["ti"].xcom_pull(task_ids="evaluate"), context["run_id"])
         params = {name: given for name, given in context["params"].items() if name != COMMENT}
-        policy = kept_parameters(params, context["run_id"]).gate
+        gate_config = kept_parameters(params, context["run_id"]).gate
         run = Workspace.from_environment().run(context["run_id"])
         self.log.info("reading the evaluation in %s", run)
         evaluation = sha256(run / "evaluation.json")
-        asked = question(run, policy, self.dag_id, self.wait)
+        asked = question(run, gate_config, self.dag_id, self.wait)
         if asked is None:
-            self.log.info("nobody is asked: the gate does not let the candidate pass; promote says why")
+            self.log.info("nobody is asked, because the candidate does not pass the gate; promote says why")
             return asdict(Approval(evaluation))
-        keep(run / "question.md", asked)
+        keep_question(run / "question.md", asked)
         if self.is_retry(context["task_instance"]) and (run / ANSWER).exists():
             earlier: dict[str, Any] = read_json(run / ANSWER, self.task_id)
             if earlier["evaluation"] == evaluation:
-                self.log.info("an earlier try got the answer and could not hand it on; nobody is asked again")
+                self.log.info("an earlier try got the answer but could not hand it on; nobody is asked again")
                 return earlier
         (run / ANSWER).unlink(missing_ok=True)
         self.subject, self.body = asked
         try:
             super().execute(context)
         except TaskAwaitingInput as parked:
-            # What the answer will be about, whatever becomes of the file until then.
+            # The answer is about this evaluation, even if the file changes before it comes.
             parked.kwargs = {"evaluation": evaluation}
             tell(context, waiting(self.wait))
             raise
         raise AssertionError("HITLOperator.execute returned without waiting for an answer")
 
     def execute_complete(self, context: Context, event: dict[str, Any], evaluation: str = "") -> dict[str, Any]:
-        """Take the answer, or that there was none in time, for `promote`.
+        """Hand on the answer, or that there was none in time, to `promote`.
 
-        Airflow checks the choice when it is made. An odd comment is no reason to fail: a retry would ask again.
+        Airflow checks the choice when it is made. An odd comment does not fail the task, since a retry would ask again.
         """
         from mnist_tasks.system.files import write_json
 
@@ -97,22 +99,22 @@ class Approve(HITLOperator):
             approved=event["chosen_options"] == [APPROVE],
             by=person(user["name"], user["id"]) if user else None,
             at=event["responded_at"].isoformat(),
-            comment=" ".join(text.split())[:LONGEST],
+            comment=" ".join(text.split())[:MAX_COMMENT_CHARACTERS],
         )
         self.log.info("%s by %s", "approved" if answer.approved else "rejected", answer.by or "default: no answer")
         write_json(Workspace.from_environment().run(context["run_id"]) / ANSWER, asdict(answer))
         return asdict(answer)
 
     def is_retry(self, task: Any) -> bool:
-        """Whether this try is Airflow's own; the first one after somebody has cleared the task asks again in any case.
+        """Whether Airflow itself has started this try; the first one after a person has cleared the task always asks.
 
-        Airflow lets a task fail whose answer comes within about a second, before the scheduler has seen that it waits.
+        Airflow fails a task whose answer comes within about a second, before the scheduler has seen that it waits.
         """
         return bool(task.try_number > task.max_tries - self.retries + 1)
 
 
 def person(name: str, user_id: str) -> str:
-    """A user's name, and the id too if that says more."""
+    """A user's name, with the id if it differs."""
     return name if name == user_id else f"{name} ({user_id})"
 
 
@@ -125,21 +127,19 @@ def in_words(wait: timedelta) -> str:
     return f"{count} {unit}{'s' if count > 1 else ''}"
 
 
-def question(run: Path, policy: GateConfig, dag_id: str, wait: str) -> tuple[str, str] | None:
-    """The headline and the Markdown that the approver sees, or None if the gate does not let the candidate pass."""
+def question(run: Path, gate_config: GateConfig, dag_id: str, wait: str) -> tuple[str, str] | None:
+    """The headline and the Markdown that the approver sees, or None if the candidate does not pass the gate."""
+    from mnist_tasks.documents import Evaluation
     from mnist_tasks.gate import decide
     from mnist_tasks.promote import report
-    from mnist_tasks.system.files import read_json
 
-    evaluation = read_json(run / "evaluation.json", "evaluate")
-    candidate, champion = evaluation["candidate"], evaluation["champion"]
-    decision = decide(candidate, champion, policy)
+    evaluation = Evaluation.read(run / "evaluation.json", "clear the evaluate task to write it again")
+    candidate, champion = evaluation.candidate, evaluation.champion
+    decision = decide(candidate, champion, gate_config)
     if not decision.approved:
         return None
-    accuracy = f"{candidate['accuracy']:.4f}"
-    against = (
-        f"the champion's {champion['accuracy']:.4f} (version {champion['version']})" if champion else "no champion"
-    )
+    accuracy = share(candidate.accuracy)
+    against = f"the champion's {share(champion.accuracy)} (version {champion.version})" if champion else "no champion"
     body = [
         f"Run `{run.name}`: accuracy **{accuracy}** against {against}.",
         "",
@@ -147,7 +147,7 @@ def question(run: Path, policy: GateConfig, dag_id: str, wait: str) -> tuple[str
         "",
     ]
     if decision.forced:
-        # In a block of code, as people wrote a part of it.
+        # In a block of code, because a person wrote part of it.
         body += ["**Forced: it does not pass the gate's quality checks.**", "", "```"]
         body += [" ".join(decision.reason.split()), "```", ""]
     body += [f"- {line}" for line in report(decision.checks)]
@@ -155,21 +155,21 @@ def question(run: Path, policy: GateConfig, dag_id: str, wait: str) -> tuple[str
     return f"Approve the candidate with accuracy {accuracy}, against {against}?", "\n".join(body)
 
 
-def keep(path: Path, asked: tuple[str, str]) -> None:
-    """Write down what is asked.
+def keep_question(path: Path, asked: tuple[str, str]) -> None:
+    """Write down the question.
 
-    Airflow keeps the first text of a task's question when the task is cleared and asks again: the approver would see
-    an earlier evaluation than the one that the answer is about.
+    If the task is cleared and asks again, Airflow still shows the first text: the approver would see an earlier
+    evaluation than the one that the answer is about.
 
     Raises:
-        ModelError: if something else was asked before.
+        ModelError: if another question was asked before.
     """
     from mnist_tasks.system.files import write_atomically, write_text
 
     text = "# {}\n\n{}\n".format(*asked)
     if path.exists() and path.read_text(encoding="utf-8") != text:
         raise ModelError(
-            f"{path} is what was asked before this task was cleared, and Airflow would show it again although the "
-            "candidate or the champion is another one now; trigger a new run"
+            f"{path} was asked before this task was cleared, and Airflow would show it again although the candidate "
+            "or the champion has changed since; trigger a new run"
         )
     write_atomically(path, lambda temporary: write_text(temporary, text))

@@ -1,4 +1,4 @@
-"""What the DAGs share: the model as an asset, the way to its page, a trigger form's fields, failures past mending."""
+"""What the DAGs share: the model as an asset, the link to its page, the trigger form, errors that no retry can fix."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from mnist_tasks.workspace import Workspace
 XCom = Any
 Context = Any
 
-# By its name alone: Airflow would take a workspace that has been moved for another asset.
+# Without a URI: to Airflow, a workspace that has been moved would be another asset.
 CHAMPION = Asset("mnist_champion", group="model")
 
 
 class ModelLink(BaseOperatorLink):
-    """A button at a task that leads to its run's page about the model, which the plugin serves.
+    """A button at a task that opens its run's page about the model, which the plugin serves.
 
-    Airflow keeps it with the task, so that no other DAG gets it and no process loads the plugin for it.
+    Airflow stores it with the task, so no other DAG gets it and no process loads the plugin for it.
     """
 
     name = "Model"
 
     def get_link(self, operator: object, *, ti_key: Any) -> str:  # noqa: ARG002
-        """The page's address; Airflow asks once the task has ended, however it did."""
+        """The page's address. Airflow asks for it when the task has ended, whatever its state."""
         return model_page(ti_key.dag_id, ti_key.run_id)
 
 
@@ -44,17 +44,17 @@ def model_page(dag_id: str, run_id: str) -> str:
 
 
 class Rejected(AirflowFailException):
-    """The candidate was rejected, where that fails the run."""
+    """The candidate was rejected, and on_rejection=fail makes that a failure of the run."""
 
 
 def form(
     sections: Mapping[str, Mapping[str, dict[str, Any]]], defaults: Mapping[str, Any] | None = None
 ) -> dict[str, Param]:
-    """A trigger form: a field for each JSON schema, by section and name, with its default, bounds and words.
+    """Build a trigger form: one field for each JSON schema, by section and name, with default, bounds and words.
 
     Args:
-        sections: a field without a default must be filled in.
-        defaults: by name, instead of those of the schemas.
+        sections: the schemas. A field without a default must be filled in.
+        defaults: values by name that replace the defaults of the schemas.
     """
     given = {name: {"default": value} for name, value in (defaults or {}).items()}
     return {
@@ -68,10 +68,10 @@ PARAMETERS = "parameters.json"  # in the run's folder
 
 
 def keep_parameters(params: Mapping[str, Any], run_id: str) -> None:
-    """Write down what a run begins with, for the tasks after the first one.
+    """Write down the parameters that a run begins with, for the tasks after the first one.
 
-    What a run is not told by who triggers it, it is told by MNIST_PARAMS, and that may be changed while it goes on, or
-    be another one on another worker.
+    Parameters that the trigger does not give come from MNIST_PARAMS, which may change during the run or differ on
+    another worker.
     """
     from mnist_tasks.system.files import write_json
 
@@ -79,7 +79,7 @@ def keep_parameters(params: Mapping[str, Any], run_id: str) -> None:
 
 
 def kept_parameters(params: Mapping[str, Any], run_id: str) -> RunConfig:
-    """The configuration that the run has begun with; `params` if that is not known, as in a run of an older release."""
+    """The configuration that the run began with; that of `params` if a run of an older release did not write it."""
     from mnist_tasks.system.files import read_json
 
     path = Workspace.from_environment().run(run_id) / PARAMETERS
@@ -87,19 +87,22 @@ def kept_parameters(params: Mapping[str, Any], run_id: str) -> RunConfig:
 
 
 def skip_as_before(handed_on: XCom, run_id: str) -> None:
-    """End a task as skipped where `train` was, as nothing has changed, with the reason that it has written down."""
+    """Skip a task if `train` was skipped because nothing had changed, with the reason that it wrote down."""
+    from mnist_tasks.documents import DecisionRecord
     from mnist_tasks.registry.outcome import UNCHANGED
-    from mnist_tasks.system.files import read_json
 
     path = Workspace.from_environment().run(run_id) / "decision.json"
-    # A task that somebody has marked as done hands on nothing either.
-    if handed_on is None and path.exists() and (decision := read_json(path, "train"))["outcome"] == UNCHANGED:
-        raise AirflowSkipException(decision["reason"])
+    # A task that somebody has marked as successful hands on nothing either.
+    if handed_on is not None or not path.exists():
+        return
+    decision = DecisionRecord.read(path, "clear the train task to write it again")
+    if decision.outcome == UNCHANGED:
+        raise AirflowSkipException(decision.reason)
 
 
 @contextmanager
 def no_retry_for_bad_input() -> Iterator[None]:
-    """Fail at once where a retry would fail the same way; name a full disk, wherever it was met."""
+    """Around a task: fail at once if a retry would fail in the same way; name a full disk, wherever it was found."""
     try:
         with explained_disk_errors(Workspace.from_environment().root, below=True):
             yield

@@ -30,12 +30,12 @@ def mnist_rollback() -> None:
     """
     ### Make an older model champion again
 
-    Its files are loaded in a fresh process and must give what they gave when they were approved; then they are
-    published as a **new version**, so that TF Serving follows, and the champion link moves to it in one step. The
+    Its files are loaded in a fresh process and must give the same probabilities as when they were approved. Then they
+    are published as a **new version**, so that TF Serving follows, and the champion link moves to it in one step. The
     history in `<MNIST_HOME>/models/history.jsonl` says who did so, when and why.
 
     The nightly training goes on: its next candidate is compared with the restored champion. Pause `mnist_training` if
-    the cause is not mended.
+    the cause is not fixed.
     """
 
     @task(multiple_outputs=False, outlets=[CHAMPION], on_success_callback=tell_rollback)

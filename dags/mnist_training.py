@@ -168,7 +168,7 @@ def mnist_training() -> None:
         outlet_events: Context = None,
     ) -> dict[str, Any]:
         skip_as_before(ti.xcom_pull(task_ids="evaluate"), run_id)
-        from mnist_tasks.gate import Approval
+        from mnist_tasks.documents import Approval
         from mnist_tasks.promote import promote
         from mnist_tasks.system.errors import ModelError
 

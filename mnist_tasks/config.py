@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, WithJsonSchema, model_validator
 
-from mnist_tasks.gate import GateConfig
+from mnist_tasks.gate_config import GateConfig
 from mnist_tasks.system.errors import InputError
 from mnist_tasks.system.parameters import Parameters, check, one_of
 

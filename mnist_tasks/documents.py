@@ -55,8 +55,8 @@ class JsonFile(BaseModel):
         write_json(path, self.to_json_value())
 
     def to_json_value(self) -> Any:
-        """The document as plain lists, dictionaries, texts and numbers."""
-        return self.model_dump(mode="json", by_alias=True)
+        """The document as plain lists, dictionaries, texts and numbers; without the fields that were never set."""
+        return self.model_dump(mode="json", by_alias=True, exclude_unset=True)
 
 
 class Document(JsonFile):
@@ -74,6 +74,8 @@ def problems(error: ValidationError) -> str:
 
 
 # The gate's and the data's rules.
+
+OVERALL, MNIST = "overall", "MNIST"  # slices: tonight's test images, MNIST's own test set
 
 
 @dataclass(frozen=True)
@@ -232,15 +234,15 @@ class DigitMetrics:
 
 
 class MnistMetrics(Document):
-    """A model on MNIST's own test set; `is_test_set` says that this is tonight's test set anyway.
+    """A model on MNIST's own test set; `is_test_set` says whether this is tonight's test set anyway.
 
-    The metrics are missing if the model could not be measured, or an older release did not measure it there.
+    The metrics are missing if the model could not be measured. All of it is if an older release wrote the document.
     """
 
     accuracy: Share | None = None
     accuracy_95: Interval | None = None
     loss: Loss | None = None
-    is_test_set: bool = True
+    is_test_set: bool | None = None
 
 
 class Part(Document):

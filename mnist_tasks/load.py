@@ -55,7 +55,7 @@ from mnist_tasks.data.validation import (
     passed_schema,
     validate,
 )
-from mnist_tasks.gate import OVERALL, Check
+from mnist_tasks.documents import OVERALL, Check
 from mnist_tasks.registry.model_directory import ModelDirectory
 from mnist_tasks.system.disk_space import RAW, RUN, VERSION, require_space, space_for_dataset
 from mnist_tasks.system.errors import InputError, ModelError, is_transient

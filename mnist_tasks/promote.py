@@ -1,25 +1,26 @@
-"""The fifth task: let the gate decide, and publish an approved candidate. Needs no TensorFlow.
+"""The fifth task: let the gate decide, and publish an approved candidate. It needs no TensorFlow.
 
-The run's `decision.json` says at every moment what is so: `approved` before anything is published, `promoted`, with the
-version's number, once the champion link has moved.
+The run's `decision.json` is true at every moment: its outcome is `approved` before anything is published, and
+`promoted`, with the version's number, once the champion link has moved.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-from mnist_tasks.gate import INTEGRITY, MNIST, Approval, Check, Decision, GateConfig, decide, with_approval
+from mnist_tasks.documents import MNIST, Approval, Check, DecisionRecord, Evaluation, Training
+from mnist_tasks.gate import INTEGRITY, Decision, decide, with_approval
+from mnist_tasks.gate_config import GateConfig
 from mnist_tasks.registry.model_directory import ModelDirectory
-from mnist_tasks.registry.outcome import NOT_PUBLISHED, PROMOTED, published_as
-from mnist_tasks.registry.version import CARD, DECISION, METADATA, SAVED_MODEL, Version
+from mnist_tasks.registry.outcome import NOT_PUBLISHED, PROMOTED, decision_record, published_as
+from mnist_tasks.registry.version import CARD, DECISION, EVALUATION, METADATA, MODEL, SAVED_MODEL, Version
 from mnist_tasks.system.errors import ModelError
-from mnist_tasks.system.files import copy, read_json, sha256, write_atomically, write_json
+from mnist_tasks.system.files import copy, sha256, write_atomically
 from mnist_tasks.system.task_log import log_resources
 from mnist_tasks.training.fingerprint import remember_rejection
 
@@ -28,7 +29,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Promoted:
-    """What `promote` hands on: the outcome and why; the version and its folder are None if it was rejected."""
+    """What `promote` hands on: the outcome and why. The version and its folder are None if nothing was published."""
 
     promoted: bool
     forced: bool
@@ -39,47 +40,47 @@ class Promoted:
 
 
 @log_resources
-def promote(run: Path, models: Path, policy: GateConfig, approval: Approval | None = None) -> Promoted:
-    """Publish the run's candidate as champion if the gate lets it pass; write `decision.json` either way.
+def promote(run: Path, models: Path, config: GateConfig, approval: Approval | None = None) -> Promoted:
+    """Publish the run's candidate as champion if it passes the gate; write `decision.json` in any case.
 
     Args:
         run: the run's folder, as `train` and `evaluate` left it; its name is the run id.
         models: the model directory.
-        policy: what the gate asks for.
+        config: what the gate asks for.
         approval: a person's answer, or None if none is needed.
 
     Raises:
-        ModelError: if the gate refuses the candidate, a file is not the one that was evaluated, the approval is of
+        ModelError: if the gate refuses the candidate, a file is not the one that was evaluated, the approval is for
             another evaluation, or the champion has changed since.
-        OSError: if a file cannot be read or written now; `ModelDirectory.standing` says who is champion then.
+        OSError: if a file cannot be read or written now; `ModelDirectory.standing` then says who is champion.
     """
     log.info("reading the evaluation in %s", run)
-    evaluation, training = read_json(run / "evaluation.json", "evaluate"), read_json(run / "training.json", "train")
-    candidate, champion = evaluation["candidate"], evaluation["champion"]
-    for name, expected in {**evaluation["files"], "training.json": evaluation["training_sha256"]}.items():
-        if _sha256(run / name) != expected:
-            raise ModelError(f"{run / name} is not the file that was evaluated; clear the evaluate task to measure it")
-
-    decision = decide(candidate, champion, policy)
+    evaluation = Evaluation.read(run / EVALUATION, "clear the evaluate task to write it again")
+    training = Training.read(run / "training.json", "clear the train task to write it again")
+    _check_files(run, evaluation)
+    decision = decide(evaluation.candidate, evaluation.champion, config)
     if approval:
-        if approval.evaluation != sha256(run / "evaluation.json"):
+        if approval.evaluation != sha256(run / EVALUATION):
             raise ModelError(
-                f"{run / 'evaluation.json'} is not the evaluation that was approved or rejected; clear the approve task"
+                f"{run / EVALUATION} is not the evaluation that was approved or rejected; clear the approve task"
             )
         decision = with_approval(decision, approval)
     for line in report(decision.checks):
         log.info("%s", line)
-    record = {
-        **asdict(decision),
-        "promoted": False,
-        "policy": policy.model_dump(),
-        "approval": asdict(approval) if approval else None,
-        "run_id": run.name,
-        "candidate_accuracy": _finite(candidate.get("accuracy")),
-        "champion_version": champion["version"] if champion else None,
-        "champion_accuracy": _finite(champion.get("accuracy")) if champion else None,
-    }
-    write_json(run / DECISION, {**record, "version": None})
+    champion = evaluation.champion
+    record = decision_record(
+        run.name,
+        decision.outcome,
+        decision.reason,
+        config,
+        checks=list(decision.checks),
+        forced=decision.forced,
+        approval=approval,
+        candidate_accuracy=evaluation.candidate.accuracy,
+        champion_version=champion.version if champion else None,
+        champion_accuracy=champion.accuracy if champion else None,
+    )
+    record.write(run / DECISION)
     directory = ModelDirectory(models)
     version = None
     if decision.approved:
@@ -88,76 +89,86 @@ def promote(run: Path, models: Path, policy: GateConfig, approval: Approval | No
     elif decision.outcome == "refused":
         raise ModelError(f"refused: {decision.reason}; {directory.standing()}{_way_out(decision)}")
     else:
-        # Nobody has judged a candidate about which no one has answered.
+        # Without an answer, nobody has judged the candidate.
         if approval is None or approval.approved is not False or approval.by is not None:
-            remember_rejection(directory, record, training.get("fingerprint"))
+            remember_rejection(directory, record, training.fingerprint)
         log.info("rejected: %s; %s", decision.reason, directory.standing())
     return Promoted(
         version is not None,
         decision.forced,
         decision.reason,
-        record["candidate_accuracy"],
+        record.candidate_accuracy,
         version.number if version else None,
         str(version.folder) if version else None,
     )
 
 
+def _check_files(run: Path, evaluation: Evaluation) -> None:
+    """Check that the candidate's files are those that were evaluated.
+
+    Raises:
+        ModelError: if one is missing or has changed.
+    """
+    for name, digest in {**evaluation.files, "training.json": evaluation.training_sha256}.items():
+        if digest is None or _sha256(run / name) != digest:
+            raise ModelError(f"{run / name} is not the file that was evaluated; clear the evaluate task to measure it")
+
+
 def _publish(
-    run: Path,
-    models: ModelDirectory,
-    evaluation: Mapping[str, Any],
-    training: Mapping[str, Any],
-    record: Mapping[str, Any],
+    run: Path, models: ModelDirectory, evaluation: Evaluation, training: Training, record: DecisionRecord
 ) -> Version:
     """Publish an approved candidate; then the run's decision says that it is promoted, and as which version."""
     # In a version the SavedModel lies at the top, where TF Serving looks for it.
-    names = {name: name.removeprefix(f"{SAVED_MODEL}/") for name in evaluation["files"]}
-    approval = record["approval"]
+    names = {name: name.removeprefix(f"{SAVED_MODEL}/") for name in evaluation.files}
     try:
+        if missing := [name for name in (MODEL, f"{SAVED_MODEL}/saved_model.pb") if name not in evaluation.files]:
+            raise ModelError(
+                f"{run / EVALUATION} has no digest of {missing[0]}; clear the evaluate task to write it again"
+            )
         version = models.publish(
             {names[name]: run / name for name in names},
-            {names[name]: digest for name, digest in evaluation["files"].items()},
+            {names[name]: digest for name, digest in evaluation.files.items()},
             published_by=run.name,
-            replaces=record["champion_version"],
-            reason=record["reason"],
+            replaces=record.champion_version,
+            reason=record.reason,
             metadata={
-                **training,
+                **training.to_json_value(),
                 "run_id": run.name,
-                "signatures": evaluation["signatures"],
-                "test_accuracy": record["candidate_accuracy"],
-                "forced": record["forced"],
-                **({"approved_by": approval["by"]} if approval else {}),
+                "signatures": evaluation.signatures,
+                "test_accuracy": record.candidate_accuracy,
+                "forced": record.forced,
+                **({"approved_by": record.approval.by} if record.approval else {}),
             },
-            evaluation=evaluation,
-            # The version's own, which nobody sees before it is one.
-            decision={**record, "outcome": PROMOTED, "promoted": True},
+            evaluation=evaluation.to_json_value(),
+            # The version's own decision, which nobody sees before the version is published.
+            decision=record.model_copy(update={"outcome": PROMOTED, "promoted": True}).to_json_value(),
         )
-        # For `models repair`, should the version's own be damaged; the decision is then the run's last word.
+        # `models repair` uses these if the version's own are damaged. The decision comes last: then all is done.
         for name in (METADATA, CARD, DECISION):
             write_atomically(run / name, partial(copy, version.folder / name))
     except (ModelError, OSError) as error:
-        _say_what_is_so(run, models, record, error)
+        _record_failure(run, models, record, error)
         raise
     return version
 
 
-def _say_what_is_so(run: Path, models: ModelDirectory, record: Mapping[str, Any], error: Exception) -> None:
-    """Look what publishing has come to before it failed, and write it down if nothing has."""
+def _record_failure(run: Path, models: ModelDirectory, record: DecisionRecord, error: Exception) -> None:
+    """After publishing has failed, look up whether the version was published, and write it down if it was not."""
     try:
         number = published_as(run, models)
-        became = f"published as version {number}, but not all is written down" if number else NOT_PUBLISHED
+        result = f"published as version {number}, but not everything is written down" if number else NOT_PUBLISHED
         if number is None:
-            write_json(run / DECISION, {**record, "version": None, "not_published": str(error)})
+            record.model_copy(update={"not_published": str(error)}).write(run / DECISION)
     except OSError as another:
-        became = f"what has become of the candidate cannot be looked up or written down: {another}"
-    log.error("%s; %s", became, models.standing())
+        result = f"what became of the candidate cannot be looked up or written down: {another}"
+    log.error("%s; %s", result, models.standing())
 
 
 def _way_out(decision: Decision) -> str:
-    """What to do about a candidate that is refused; what is wrong with a champion names its own way out."""
-    broken = [check for check in decision.checks if check.verdict == "failed"]
-    again = any(check.rule == INTEGRITY and check.metric.startswith("candidate") for check in broken)
-    return "; clear the train task to make the candidate again" if again else ""
+    """What to do about a refused candidate. The message of a check of the champion has its own way out."""
+    failed = [check for check in decision.checks if check.verdict == "failed"]
+    candidate_is_broken = any(check.rule == INTEGRITY and check.metric.startswith("candidate") for check in failed)
+    return "; clear the train task to make the candidate again" if candidate_is_broken else ""
 
 
 def _sha256(path: Path) -> str | None:
@@ -169,24 +180,19 @@ def _sha256(path: Path) -> str | None:
 
 
 def report(checks: Sequence[Check]) -> Iterator[str]:
-    """A line for each rule and each failure; a rule's passed checks share one that names the closest of them."""
-    # The same rule on MNIST's own test set is one of its own.
+    """One line for each failure, and one for the other checks of a rule, which names the closest to its bound."""
+    # A rule on MNIST's own test set counts as another rule.
     rules = list(dict.fromkeys((check.rule, check.slice == MNIST) for check in checks))
     for rule, on_mnist in rules:
         of_rule = [check for check in checks if (check.rule, check.slice == MNIST) == (rule, on_mnist)]
         for verdict in ("failed", "skipped", "passed"):
-            found = [check for check in of_rule if check.verdict == verdict]
+            matching = [check for check in of_rule if check.verdict == verdict]
             if verdict == "failed" or len(of_rule) == 1:
-                yield from (f"{verdict} {rule}: {check.message}" for check in found)
-            elif found:
-                closest = min(found, key=_distance)
-                text = f"the closest: {closest.message}" if _distance(closest) < math.inf else found[0].message
-                yield f"{verdict} {rule}: {len(found)} checks; {text}"
-
-
-def _finite(value: float | None) -> float | None:
-    """The number, as JSON can hold it."""
-    return value if value is not None and math.isfinite(value) else None
+                yield from (f"{verdict} {rule}: {check.message}" for check in matching)
+            elif matching:
+                closest = min(matching, key=_distance)
+                text = f"the closest: {closest.message}" if _distance(closest) < math.inf else matching[0].message
+                yield f"{verdict} {rule}: {len(matching)} checks; {text}"
 
 
 def _distance(check: Check) -> float:

@@ -22,7 +22,7 @@ from mnist_tasks.system.task_log import log_group, log_resources
 from mnist_tasks.system.tensorflow_setup import distribution, is_chief, precision, use_devices, use_threads
 from mnist_tasks.training.architectures import export, published_model, trainable_model, weights_sha256
 from mnist_tasks.training.checkpoint import Checkpoint, Progress
-from mnist_tasks.training.fingerprint import NOT_IN_THE_RECIPE, fingerprint
+from mnist_tasks.training.fingerprint import SETTINGS_WITHOUT_EFFECT_ON_WEIGHTS, fingerprint
 from mnist_tasks.training.loop import Epoch, Rows, build, fit
 from mnist_tasks.training.provenance import git_commit, hardware, kernel_variables, library_versions
 from mnist_tasks.training.tensorboard import EventFiles
@@ -89,7 +89,7 @@ def train(dataset_folder: Path, config: TrainConfig, run: Path) -> Trained:
             log.info("%s: %s", name, value)
         for name, value in chosen.items():
             log.info("%s: %s", name, value)
-    recipe = config.model_dump(exclude=NOT_IN_THE_RECIPE)
+    recipe = config.model_dump(exclude=SETTINGS_WITHOUT_EFFECT_ON_WEIGHTS)
     origin = {"config": recipe, "dataset": dataset.digest, "library_versions": library_versions()}
     # Epochs of other code, or on another kind of machine, would make the fingerprint untrue.
     beside = {name: traits[name] for name in ("code", "machine")}

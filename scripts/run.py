@@ -39,6 +39,7 @@ from local_airflow import (
 
 from mnist_tasks import installation
 from mnist_tasks.config import RunConfig, form
+from mnist_tasks.documents import DecisionRecord
 from mnist_tasks.registry import outcome as became
 from mnist_tasks.registry.model_directory import ModelDirectory
 from mnist_tasks.system.errors import TaskError
@@ -263,8 +264,8 @@ def outcome(promote: str | None, workspace: Workspace, folder: Path) -> int:
     """
     models = ModelDirectory(workspace.models)
     path = folder / "decision.json"
-    decision = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    said, version = decision.get("outcome"), became.version_of(decision, folder, models)
+    decision = DecisionRecord.read(path, "clear the promote task") if path.exists() else DecisionRecord()
+    said, version = decision.outcome, became.version_of(decision, folder, models)
     unpublished = said in (became.APPROVED, became.PROMOTED) and version is None
     # A rejection skips the task, or fails it if on_rejection says so.
     ended = promote in ("success", "skipped") or (promote == "failed" and said == became.REJECTED)
@@ -274,10 +275,11 @@ def outcome(promote: str | None, workspace: Workspace, folder: Path) -> int:
         print(f"failed: {known}the task's log above says why; {models.standing()}")
         return FAILED
     if said == became.UNCHANGED:
-        print(f"unchanged: {decision['reason']}\n  decision  {os.path.relpath(path)}\n  champion  {models.standing()}")
-        return REJECTED if decision.get("rejected_in") else PROMOTED
-    print(f"{f'promoted as version {version}' if version else 'rejected'}: {decision['reason']}")
-    print(f"  accuracy  {decision['candidate_accuracy']:.4f}")
+        print(f"unchanged: {decision.reason}\n  decision  {os.path.relpath(path)}\n  champion  {models.standing()}")
+        return REJECTED if decision.rejected_in else PROMOTED
+    print(f"{f'promoted as version {version}' if version else 'rejected'}: {decision.reason}")
+    if decision.candidate_accuracy is not None:
+        print(f"  accuracy  {decision.candidate_accuracy:.4f}")
     print(f"  decision  {os.path.relpath(path)}")
     model = os.path.relpath(models.link / "model.keras")
     print(f"  model     {model}" if version else f"  champion  {models.standing()}")

@@ -17,7 +17,7 @@ import httpx
 import numpy.typing as npt
 import pytest
 
-from mnist_tasks.gate import GateConfig
+from mnist_tasks.gate_config import GateConfig
 from mnist_tasks.registry.model_directory import ModelDirectory
 from mnist_tasks.registry.version import Version
 from mnist_tasks.system.files import sha256

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from mnist_tasks.config import RECIPES, RollbackConfig, RunConfig, TrainConfig, form
-from mnist_tasks.gate import GateConfig
+from mnist_tasks.gate_config import GateConfig
 from mnist_tasks.system.errors import InputError
 from mnist_tasks.training.architectures import ARCHITECTURES
 

@@ -18,11 +18,14 @@ from PIL import Image
 
 from mnist_tasks.config import TrainConfig
 from mnist_tasks.data.dataset import Dataset
-from mnist_tasks.evaluate import Measured, evaluate, table
+from mnist_tasks.documents import Epoch, Evaluation
+from mnist_tasks.evaluate import evaluate
 from mnist_tasks.evaluation import figures
 from mnist_tasks.evaluation.integrity import TOLERANCE, inspect, inspect_keras_file
-from mnist_tasks.evaluation.metrics import Metrics, measure
-from mnist_tasks.gate import GateConfig, decide
+from mnist_tasks.evaluation.measurement import Measured, table
+from mnist_tasks.evaluation.metrics import Metrics, compute_metrics
+from mnist_tasks.gate import decide
+from mnist_tasks.gate_config import GateConfig
 from mnist_tasks.promote import promote
 from mnist_tasks.registry.model_directory import ModelDirectory
 from mnist_tasks.system.errors import InputError, ModelError, is_transient
@@ -86,8 +89,8 @@ def test_the_champion_is_measured_on_the_same_images(
 
 def test_the_table_is_aligned() -> None:
     labels = np.arange(10, dtype=np.uint8)
-    perfect = measure(np.eye(10, dtype=np.float32)[labels], labels)
-    always_zero = measure(np.eye(10, dtype=np.float32)[np.zeros(10, int)], labels)
+    perfect = compute_metrics(np.eye(10, dtype=np.float32)[labels], labels)
+    always_zero = compute_metrics(np.eye(10, dtype=np.float32)[np.zeros(10, int)], labels)
 
     measured = {"candidate": perfect, "champion 7": always_zero}
     lines = list(table({name: Measured([], metrics=found, mnist=found) for name, found in measured.items()}))
@@ -140,9 +143,9 @@ def test_the_surest_mistakes_are_listed(run: Path, dataset: Path) -> None:
 def test_figures_are_drawn_even_where_nothing_is_known(tmp_path: Path) -> None:
     """No mistakes, a digit that is never there, one epoch, no champion."""
     labels = np.zeros(5, np.uint8)
-    metrics = measure(np.eye(10, dtype=np.float32)[labels], labels)
+    metrics = compute_metrics(np.eye(10, dtype=np.float32)[labels], labels)
 
-    figures.training_curves([{"number": 1, "metrics": {"loss": 0.1, "accuracy": 1.0}}], tmp_path / "training.png")
+    figures.training_curves([Epoch(number=1, metrics={"loss": 0.1, "accuracy": 1.0})], tmp_path / "training.png")
     figures.confusion_matrix(metrics.confusion, tmp_path / "confusion.png")
     figures.worst_mistakes(np.zeros((0, 28, 28), np.uint8), [], tmp_path / "mistakes.png")
     figures.recall_by_digit(metrics.digits, None, tmp_path / "recall.png")
@@ -197,9 +200,9 @@ def test_what_is_hashed_is_what_is_measured(
 
     def exchange(*arguments: Any) -> Metrics:
         save(run / "model.keras", keras.layers.Dense(10, "softmax"))
-        return measure(*arguments)
+        return compute_metrics(*arguments)
 
-    monkeypatch.setattr("mnist_tasks.evaluate.measure", exchange)
+    monkeypatch.setattr("mnist_tasks.evaluation.measurement.compute_metrics", exchange)
     evaluate(dataset, run, workspace.models)
 
     with pytest.raises(ModelError, match=r"model\.keras is not the file that was evaluated"):
@@ -311,10 +314,10 @@ def test_losses_are_compared_only_between_models_trained_for_the_same(dataset: P
 
     evaluate(dataset, next_run, workspace.models)
 
-    evaluation = json.loads((next_run / "evaluation.json").read_text())
+    evaluation = Evaluation.read(next_run / "evaluation.json", "")
     (check,) = (
         check
-        for check in decide(evaluation["candidate"], evaluation["champion"], LENIENT).checks
+        for check in decide(evaluation.candidate, evaluation.champion, LENIENT).checks
         if check.rule == "max_loss_increase"
     )
     assert (check.verdict, "'label_smoothing': 0.1" in check.message) == ("skipped", True)
@@ -357,7 +360,7 @@ def test_without_matplotlib_there_are_no_figures_and_all_else(
     monkeypatch.setitem(sys.modules, "mnist_tasks.evaluation.figures", None)
 
     assert evaluate(dataset, run, workspace.models).accuracy
-    assert "no figure is drawn, as matplotlib cannot be imported: ModuleNotFoundError" in caplog.text
+    assert "no figure is drawn, because matplotlib cannot be imported: ModuleNotFoundError" in caplog.text
 
 
 # Reading this gives EIO, as a share does that hiccups.

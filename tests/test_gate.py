@@ -6,14 +6,19 @@ import copy
 import json
 import math
 import re
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import BaseModel
 
-from mnist_tasks.gate import DIGITS, Approval, Decision, GateConfig, decide, with_approval
+from mnist_tasks import gate
+from mnist_tasks.documents import Approval, DigitMetrics, Finding, MnistMetrics, ModelEvaluation, Part, PublishedMetrics
+from mnist_tasks.gate import DIGITS, Decision, with_approval
+from mnist_tasks.gate_config import GateConfig
 from mnist_tasks.system.errors import InputError
 
 Evaluation = dict[str, Any]
@@ -75,6 +80,35 @@ def digits(changes: dict[int, dict[str, Any]] | None = None) -> list[dict[str, A
     """The ten digits of a good model, with changes of some."""
     good = {"support": 1000, "recall": 0.98, "precision": 0.98}
     return [{"digit": digit} | good | (changes or {}).get(digit, {}) for digit in range(DIGITS)]
+
+
+def unvalidated(values: Evaluation) -> ModelEvaluation:
+    """The document with these values, whatever they are: nothing has validated them."""
+
+    def each(name: str, build: Callable[[dict[str, Any]], Any]) -> Any:
+        entries = values.get(name)
+        if not isinstance(entries, list):
+            return entries
+        return [build(entry) if isinstance(entry, dict) else entry for entry in entries]
+
+    def one(name: str, kind: type[BaseModel]) -> Any:
+        entry = values.get(name)
+        return kind.model_construct(**entry) if isinstance(entry, dict) else entry
+
+    parts = {
+        "digits": each("digits", lambda entry: DigitMetrics(**{"digit": None, "support": None} | entry)),
+        "integrity": each(
+            "integrity", lambda entry: Finding(**{"metric": None, "passed": None, "message": None} | entry)
+        ),
+        "parts": each("parts", lambda entry: Part.model_construct(**{"name": None, "images": None} | entry)),
+        "mnist": one("mnist", MnistMetrics),
+        "published": one("published", PublishedMetrics),
+    }
+    return ModelEvaluation.model_construct(**values | {name: parts[name] for name in parts if name in values})
+
+
+def decide(candidate: Evaluation, champion: Evaluation | None, config: GateConfig) -> Decision:
+    return gate.decide(unvalidated(candidate), None if champion is None else unvalidated(champion), config)
 
 
 def three(**changes: Any) -> Evaluation:
@@ -186,7 +220,7 @@ MISSING = object()
         ("champion", "precision", set()),  # compared with nothing
     ],
 )
-def test_a_metric_that_is_no_number_of_its_range_fails_its_checks(
+def test_a_metric_that_is_not_a_possible_value_fails_its_checks(
     whose: str, metric: str, expected: set[str], odd: Any
 ) -> None:
     models = {"candidate": evaluation(), "champion": evaluation()}
@@ -210,7 +244,7 @@ def test_a_share_above_one_fails_however_lenient_the_policy(share: str) -> None:
     decision = decide(evaluation(**changes), None, GateConfig(min_accuracy=0, max_accuracy=1))
 
     assert decision.outcome == "rejected"
-    assert "1.5, which it cannot be" in decision.reason
+    assert "1.5, which is not a possible value" in decision.reason
 
 
 def test_whole_numbers_are_numbers() -> None:
@@ -419,6 +453,14 @@ def test_values_that_differ_never_look_alike(candidate: Evaluation, policy: dict
     (message,) = (check.message for check in decision.checks if check.rule == rule and check.verdict == "failed")
     value, bound = map(float, re.findall(r"[-+]?\d[\d.]*(?:e[-+]?\d+)?", message)[-2:])  # or the change and its bound
     assert value != bound
+
+
+def test_a_validated_document_is_decided_as_an_unvalidated_one() -> None:
+    values = evaluation(digits=[{"f1": 0.98} | digit for digit in digits()])
+
+    validated = ModelEvaluation.model_validate_json(json.dumps(values))
+
+    assert gate.decide(validated, validated, POLICY) == decide(values, values, POLICY)
 
 
 @pytest.mark.parametrize(
@@ -657,7 +699,7 @@ def test_where_nobody_was_asked_the_check_is_skipped_and_says_why() -> None:
     check = with_approval(REJECTED, NOBODY_ASKED).checks[-1]
 
     assert check.verdict == "skipped"
-    assert check.message == "nobody was asked for approval, as the gate does not let the candidate pass"
+    assert check.message == "nobody was asked for approval, because the candidate does not pass the gate"
 
 
 def mnist(accuracy: float) -> Evaluation:

@@ -16,7 +16,8 @@ import pytest
 import tensorflow as tf
 
 from mnist_tasks.data.dataset import Digits
-from mnist_tasks.gate import Approval, GateConfig
+from mnist_tasks.documents import Approval
+from mnist_tasks.gate_config import GateConfig
 from mnist_tasks.promote import promote
 from mnist_tasks.registry.model_directory import ModelDirectory
 from mnist_tasks.registry.smoke_test import smoke_test
@@ -230,10 +231,31 @@ def test_a_missing_evaluation_is_named(run: Path, workspace: Workspace) -> None:
         promote(run, workspace.models, LENIENT)
 
 
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        ({"candidate": None}, r"evaluation\.json cannot be read: candidate: .*; clear the evaluate task"),
+        ({"candidate": {"accuracy": 1.5}}, r"cannot be read: candidate\.accuracy: .*; clear the evaluate task"),
+        ({"champion": {"loss": "low"}}, r"cannot be read: champion\.loss: .*; clear the evaluate task"),
+        ({"files": {}}, r"evaluation\.json has no digest of model\.keras; clear the evaluate task"),
+        ({"training_sha256": None}, r"training\.json is not the file that was evaluated; clear the evaluate task"),
+    ],
+)
+def test_a_damaged_evaluation_never_promotes(
+    damage: dict[str, object], words: str, run: Path, workspace: Workspace
+) -> None:
+    evaluation = json.loads((run / "evaluation.json").read_text())
+    (run / "evaluation.json").write_text(json.dumps(evaluation | damage))
+
+    with pytest.raises(ModelError, match=words):
+        promote(run, workspace.models, LENIENT)
+    assert ModelDirectory(workspace.models).versions() == []
+
+
 def test_it_needs_neither_tensorflow_nor_numpy(run: Path, workspace: Workspace) -> None:
     script = (
         "import sys; from pathlib import Path\n"
-        "from mnist_tasks.gate import GateConfig; from mnist_tasks.promote import promote\n"
+        "from mnist_tasks.gate_config import GateConfig; from mnist_tasks.promote import promote\n"
         "promote(Path(sys.argv[1]), Path(sys.argv[2]), GateConfig(min_accuracy=0, max_loss=9))\n"
         "print({'tensorflow', 'keras', 'numpy'} & sys.modules.keys())"
     )

@@ -39,7 +39,8 @@ from mnist_tasks.config import DataRules
 from mnist_tasks.data.dataset import DIGITS, PIXEL_MAX, SPLITS, ArrayFile, Float32, Split, UInt8
 from mnist_tasks.data.neighbours import LOOKED_AT, NEIGHBOURS, Indices, Reference, WayUp, features, pieces, spread
 from mnist_tasks.data.statistics import wilson_interval
-from mnist_tasks.gate import OVERALL, SLACK, Check, Verdict
+from mnist_tasks.documents import OVERALL, Check, Verdict
+from mnist_tasks.gate_checks import SLACK
 
 NEAR = 0.003
 LEVELS = 16  # of the histogram of the pixels

@@ -1,21 +1,20 @@
 """The figures of an evaluation as PNG: training curves, confusion matrix, worst mistakes, recall against the champion.
 
-They appear in the model card and in the UI, so each can be read alone: axes with units, a title that says what it is.
-Draw them within `plain`: nothing of the user's own matplotlib settings then reaches them.
+They appear in the model card and in the UI, so each is complete on its own: axes with units, and a title. Draw them
+within `plain`, so that the user's own matplotlib settings have no effect.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from mnist_tasks.data.dataset import DIGITS, IMAGE_SHAPE, PIXEL_MAX, UInt8
-from mnist_tasks.evaluation.metrics import DigitMetrics
+from mnist_tasks.documents import DigitMetrics, Epoch, Mistake
 from mnist_tasks.system.library_settings import PLAIN_MATPLOTLIB, environment
 
 with environment(PLAIN_MATPLOTLIB):
@@ -34,22 +33,24 @@ COLUMNS = 8  # of the images in `worst_mistakes`
 
 @contextmanager
 def plain() -> Iterator[None]:
-    """Around drawing: all settings are those that matplotlib comes with."""
+    """Around drawing: use the settings that matplotlib comes with."""
     with mpl.rc_context():
         mpl.rcdefaults()
         yield
 
 
-def training_curves(history: Sequence[Mapping[str, Any]], path: Path) -> None:
+def training_curves(history: Sequence[Epoch], path: Path) -> None:
     """Loss and accuracy of each epoch, of the training and, if there was one, the validation set."""
     figure = Figure(figsize=(8, 3.4), dpi=DPI, layout="constrained")
-    epochs = [epoch["number"] for epoch in history]
+    epochs = [epoch.number for epoch in history]
     for axes, metric, unit in zip(
         figure.subplots(1, 2), ("loss", "accuracy"), ("nats", "share of images"), strict=True
     ):
         for name, label, colour in ((metric, "training", BLUE), (f"val_{metric}", "validation", ORANGE)):
-            if name in history[0]["metrics"]:
-                axes.plot(epochs, [e["metrics"][name] for e in history], "o-", color=colour, label=label, markersize=4)
+            if name in history[0].metrics:
+                axes.plot(
+                    epochs, [epoch.metrics[name] for epoch in history], "o-", color=colour, label=label, markersize=4
+                )
         axes.set(xlabel="epoch", ylabel=f"{metric} ({unit})", title=f"{metric.capitalize()} while training")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
@@ -78,12 +79,12 @@ def confusion_matrix(confusion: Sequence[Sequence[int]], path: Path) -> None:
     figure.savefig(path)
 
 
-def worst_mistakes(images: UInt8, mistakes: Sequence[Mapping[str, Any]], path: Path) -> None:
+def worst_mistakes(images: UInt8, mistakes: Sequence[Mistake], path: Path) -> None:
     """The images that were mistaken with the highest probability, with true and predicted digit.
 
     Args:
         images: the mistaken images, uint8 of shape (n, 28, 28).
-        mistakes: for each of them `index`, `label`, `predicted` and `probability`.
+        mistakes: one for each image.
         path: where the figure goes.
     """
     rows = max(1, math.ceil(len(mistakes) / COLUMNS))
@@ -94,7 +95,7 @@ def worst_mistakes(images: UInt8, mistakes: Sequence[Mapping[str, Any]], path: P
     for position, (image, mistake) in enumerate(zip(images, mistakes, strict=True)):
         top, left = (part * cell for part in divmod(position, COLUMNS))
         page[top + 14 : top + 14 + image.shape[0], left + 8 : left + 8 + image.shape[1]] = image
-        text = "is {label}, taken for {predicted}\n{probability:.1%}, no. {index}".format(**mistake)
+        text = f"is {mistake.label}, taken for {mistake.predicted}\n{mistake.probability:.1%}, no. {mistake.index}"
         axes.text(left + cell / 2, top + 12, text, ha="center", va="bottom", fontsize=7.5)
     axes.imshow(page, cmap="gray_r", vmin=0, vmax=PIXEL_MAX)
     axes.set_axis_off()

@@ -1,8 +1,8 @@
-"""Loads a model's two files as users and TF Serving do, and finds out whether they can be trusted.
+"""Loads a model's two files as users and TF Serving do, and checks whether they can be trusted.
 
-A finding is one check of integrity: whatever the gate's policy says, a model with a failed one is never published.
-What the system could only not do now, such as read a file from a share that hiccups, is no finding: the error goes
-through, and the task is tried again.
+A finding is one integrity check: a model with a failed one is never published, whatever the gate's configuration says.
+An error that says nothing about the model, such as a share that cannot be read now, is not a finding: it is raised,
+and the task is tried again.
 """
 
 from __future__ import annotations
@@ -15,34 +15,24 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mnist_tasks.data.dataset import DIGITS, IMAGE_SHAPE, Float32, UInt8, scaled
+from mnist_tasks.documents import Finding
 from mnist_tasks.system.files import is_conclusive, sha256
 
 if TYPE_CHECKING:
     import keras
 
-# How far probabilities of the same model on the same images may differ: between its two files, from those recorded
-# when it was approved on perhaps another device, and a sum of them from 1. Rounding, TF32 on a GPU included, stays well
-# below it; a forgotten normalization or other weights do not.
+# How far probabilities of the same model on the same images may differ: between its two files, and from those recorded
+# when it was approved, perhaps on another device. Also how far their sum may differ from 1. Rounding, even TF32 on a
+# GPU, stays well below it; a forgotten normalization or other weights do not.
 TOLERANCE = 1e-3
 
 KERAS_SIGNATURE = {"inputs": [None, *IMAGE_SHAPE], "dtype": "float32", "outputs": [None, DIGITS]}
 SERVING_SIGNATURE = {"inputs": [None, *IMAGE_SHAPE], "dtype": "uint8", "outputs": [None, DIGITS]}
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One check of integrity; `value` and `bound` are None where nothing was measured."""
-
-    metric: str
-    passed: bool
-    message: str
-    value: float | None = None
-    bound: float | None = None
-
-
 @dataclass
 class Inspection:
-    """What was found; the model that Keras loaded and its golden probabilities, None if it cannot be used."""
+    """The findings, and the model that Keras loaded with its golden probabilities; None if it cannot be used."""
 
     findings: list[Finding] = field(default_factory=list)
     signatures: dict[str, Any] = field(default_factory=dict)
@@ -55,7 +45,7 @@ class Inspection:
 
 
 def inspect_keras_file(path: Path, golden: UInt8) -> Inspection:
-    """Load a `.keras` file in safe mode and look at its signature and what it makes of the golden images.
+    """Load a `.keras` file in safe mode; check its signature and its probabilities for the golden images.
 
     Args:
         path: the file.
@@ -63,7 +53,7 @@ def inspect_keras_file(path: Path, golden: UInt8) -> Inspection:
     """
     import keras
 
-    found = Inspection()
+    inspection = Inspection()
     try:
         model = keras.saving.load_model(path, safe_mode=True)
         (inputs,), (outputs,) = model.inputs, model.outputs
@@ -72,22 +62,22 @@ def inspect_keras_file(path: Path, golden: UInt8) -> Inspection:
     # Keras lets through whatever its parts raise: OSError, ValueError, KeyError, TypeError, BadZipFile and more.
     except Exception as error:
         _raise_if_it_may_pass(error, path)
-        found.findings.append(Finding("model.keras", False, f"{path} cannot be loaded and used: {_line(error)}"))
-        return found
-    found.signatures[path.name] = signature
-    found.findings.append(Finding("model.keras", True, "model.keras loads in safe mode"))
-    found.findings.append(_signature(path.name, signature, KERAS_SIGNATURE))
-    found.findings += _probabilities(path.name, probabilities)
-    if found.passed:
-        found.model, found.golden = model, probabilities
-    return found
+        inspection.findings.append(Finding("model.keras", False, f"{path} cannot be loaded and used: {_line(error)}"))
+        return inspection
+    inspection.signatures[path.name] = signature
+    inspection.findings.append(Finding("model.keras", True, "model.keras loads in safe mode"))
+    inspection.findings.append(_signature(path.name, signature, KERAS_SIGNATURE))
+    inspection.findings += _probabilities(path.name, probabilities)
+    if inspection.passed:
+        inspection.model, inspection.golden = model, probabilities
+    return inspection
 
 
 def inspect(keras_file: Path, saved_model: Path, golden: UInt8) -> Inspection:
     """Inspect a `.keras` file and the SavedModel that should be the same model, in the folder `saved_model`."""
     import tensorflow as tf
 
-    found = inspect_keras_file(keras_file, golden)
+    inspection = inspect_keras_file(keras_file, golden)
     try:
         # The object owns the variables: it must live as long as its signature is called.
         loaded = tf.saved_model.load(saved_model)
@@ -99,23 +89,27 @@ def inspect(keras_file: Path, saved_model: Path, golden: UInt8) -> Inspection:
         probabilities = _checked(answer, golden)
     except Exception as error:  # as with Keras: OSError, KeyError, and any of TensorFlow's own
         _raise_if_it_may_pass(error, saved_model)
-        found.findings.append(Finding("saved_model", False, f"{saved_model} cannot be loaded and used: {_line(error)}"))
-        return found
-    found.signatures["serving_default"] = signature
-    found.findings.append(Finding("saved_model", True, "the SavedModel loads"))
-    found.findings.append(_signature("serving_default", signature, SERVING_SIGNATURE))
-    usable = list(_probabilities("the SavedModel", probabilities))
-    found.findings += usable
-    if found.golden is not None and all(finding.passed for finding in usable):
-        found.findings.append(same("agreement", "model.keras and the SavedModel", found.golden, probabilities))
-    return found
+        inspection.findings.append(
+            Finding("saved_model", False, f"{saved_model} cannot be loaded and used: {_line(error)}")
+        )
+        return inspection
+    inspection.signatures["serving_default"] = signature
+    inspection.findings.append(Finding("saved_model", True, "the SavedModel loads"))
+    inspection.findings.append(_signature("serving_default", signature, SERVING_SIGNATURE))
+    findings = list(_probabilities("the SavedModel", probabilities))
+    inspection.findings += findings
+    if inspection.golden is not None and all(finding.passed for finding in findings):
+        inspection.findings.append(
+            same("agreement", "model.keras and the SavedModel", inspection.golden, probabilities)
+        )
+    return inspection
 
 
 def _raise_if_it_may_pass(error: Exception, path: Path) -> None:
-    """Let an error of loading through if it says nothing about the model: also one that a library has hidden.
+    """Raise an error of loading that says nothing about the model, even if a library has hidden the cause.
 
-    `zipfile` calls a file that cannot be read no archive, HDF5 and TensorFlow have errors of their own for it. So each
-    file is read again here, where the system's own error shows.
+    For a file that cannot be read, `zipfile` reports a bad archive, and HDF5 and TensorFlow have errors of their own.
+    So each file is read again here, which shows the system's own error.
 
     Raises:
         Exception: the error, or the one of reading, if it may pass or this user has no right to read the file.
@@ -134,7 +128,7 @@ def _raise_if_it_may_pass(error: Exception, path: Path) -> None:
 
 
 def _checked(answer: Any, golden: UInt8) -> Float32:
-    """A model's answer as an array of probabilities, or a `ValueError` if it is anything else."""
+    """A model's answer as an array of shape (n, 10), float32; raises `ValueError` if it is anything else."""
     probabilities = np.asarray(answer)
     if probabilities.dtype != np.float32 or probabilities.shape != (len(golden), DIGITS):
         raise ValueError(
@@ -145,7 +139,7 @@ def _checked(answer: Any, golden: UInt8) -> Float32:
 
 
 def same(metric: str, what: str, first: Float32, second: Float32) -> Finding:
-    """Whether two arrays of probabilities of the same images are the same within the tolerance."""
+    """Check that two arrays of probabilities for the same images agree within the tolerance."""
     if first.shape != second.shape:
         return Finding(metric, False, f"{what} give shapes {first.shape} and {second.shape} for the golden images")
     difference = float(np.abs(first - second).max())
@@ -161,7 +155,7 @@ def unusable(probabilities: Float32) -> int:
 
 
 def finite(metric: str, name: str, bad: int, count: int, what: str) -> Finding:
-    """Whether a model gives finite numbers for all images."""
+    """Check that a model gives finite numbers for all images."""
     text = f"NaN or infinity for {bad:,} of {count:,} {what}" if bad else f"finite numbers for all {count:,} {what}"
     return Finding(metric, not bad, f"{name} gives {text}", bad, 0)
 
@@ -179,12 +173,14 @@ def _probabilities(name: str, probabilities: Float32) -> Iterator[Finding]:
     yield finite(f"{name} finite", name, bad, len(probabilities), "golden images")
     if bad:
         return
-    off = float(np.abs(probabilities.sum(axis=1) - 1).max())
-    passed = off <= TOLERANCE and float(probabilities.min()) >= 0
-    text = f"{name}: probabilities {'sum' if passed else 'do not sum'} to 1: off by {off:.2g}, allowed {TOLERANCE:g}"
-    yield Finding(f"{name} sum", passed, text, off, TOLERANCE)
+    deviation = float(np.abs(probabilities.sum(axis=1) - 1).max())
+    passed = deviation <= TOLERANCE and float(probabilities.min()) >= 0
+    text = (
+        f"{name}: probabilities {'sum' if passed else 'do not sum'} to 1: off by {deviation:.2g}, allowed {TOLERANCE:g}"
+    )
+    yield Finding(f"{name} sum", passed, text, deviation, TOLERANCE)
 
 
 def _line(error: Exception) -> str:
-    """The first line of an error, which can have pages, or its type if it says nothing."""
+    """The first line of an error's message, or its type if it has none."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

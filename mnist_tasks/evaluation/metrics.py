@@ -1,4 +1,4 @@
-"""What a model's probabilities on labelled images are worth: loss, accuracy, and precision, recall and F1 per digit."""
+"""Metrics of a model's probabilities on labelled images: loss, accuracy, and precision, recall and F1 of each digit."""
 
 from __future__ import annotations
 
@@ -9,20 +9,10 @@ import numpy.typing as npt
 
 from mnist_tasks.data.dataset import DIGITS, Float32, UInt8
 from mnist_tasks.data.statistics import wilson_interval
+from mnist_tasks.documents import DigitMetrics
 
 # Keras' sparse categorical cross-entropy clips probabilities to this, so that the loss stays finite.
 EPSILON = 1e-7
-
-
-@dataclass(frozen=True)
-class DigitMetrics:
-    """How well one digit is recognized; None where the ratio is 0/0."""
-
-    digit: int
-    support: int
-    precision: float | None
-    recall: float | None
-    f1: float | None
 
 
 @dataclass(frozen=True)
@@ -36,12 +26,12 @@ class Metrics:
     loss: float
     accuracy: float
     accuracy_95: tuple[float, float]
-    digits: tuple[DigitMetrics, ...]
-    confusion: tuple[tuple[int, ...], ...]
+    digits: list[DigitMetrics]
+    confusion: list[list[int]]
 
 
-def measure(probabilities: Float32, labels: UInt8) -> Metrics:
-    """Metrics of predicted probabilities, float32 of shape (n, 10), against labels, uint8 of shape (n,)."""
+def compute_metrics(probabilities: Float32, labels: UInt8) -> Metrics:
+    """Compute the metrics of probabilities, float32 of shape (n, 10), against labels, uint8 of shape (n,)."""
     count = len(labels)
     confusion = np.bincount(
         labels.astype(np.int64) * DIGITS + probabilities.argmax(axis=1), minlength=DIGITS * DIGITS
@@ -52,8 +42,8 @@ def measure(probabilities: Float32, labels: UInt8) -> Metrics:
         loss=float(-np.log(np.clip(chosen, EPSILON, 1 - EPSILON)).mean()),
         accuracy=correct / count,
         accuracy_95=wilson_interval(correct, count),
-        digits=tuple(_digit(digit, confusion) for digit in range(DIGITS)),
-        confusion=tuple(tuple(row) for row in confusion.tolist()),
+        digits=[_digit(digit, confusion) for digit in range(DIGITS)],
+        confusion=confusion.tolist(),
     )
 
 

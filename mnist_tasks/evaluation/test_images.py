@@ -1,6 +1,6 @@
-"""The test images: tonight's, and MNIST's own, which stay the same whatever the source and the inbox bring.
+"""The test images: tonight's, and MNIST's own, which stay the same whatever the source and the inbox contain.
 
-MNIST's own are those that the package holds. They are known by their digest, so that a damaged file does not measure.
+MNIST's own are part of the package. Their digest is checked, so that nothing is measured with a damaged file.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from mnist_tasks.data.dataset import Dataset, Float32, UInt8, test_set_digest
 from mnist_tasks.data.sources import BUILTIN, MNIST_DIGEST, MNIST_TEST_DIGEST, MNIST_TEST_IMAGES
+from mnist_tasks.documents import Evaluation, Part
 from mnist_tasks.system.errors import InputError, is_transient
 
 
@@ -23,11 +24,11 @@ from mnist_tasks.system.errors import InputError, is_transient
 class TestImages:
     """Tonight's test images, normalized and raw, their labels, and how many of them are the source's own.
 
-    The source's come first, those that batches of the inbox add after them; `own` is None in a dataset of an older
-    release, which does not say.
+    The source's come first, then those that batches of the inbox add. `own` is None if an older release wrote the
+    dataset.
     """
 
-    __test__ = False  # no test, whatever pytest makes of the name
+    __test__ = False  # pytest would collect it because of its name
 
     images: Float32
     raw: UInt8
@@ -36,7 +37,7 @@ class TestImages:
 
     @classmethod
     def of(cls, dataset: Dataset, description: Mapping[str, Any]) -> TestImages:
-        """Those of a dataset, whose `dataset.json` says under `fixed_test_images` how many are the source's own.
+        """Read the test images of a dataset; `fixed_test_images` of its description is the number of the source's own.
 
         Raises:
             InputError: if the dataset cannot be read.
@@ -52,7 +53,7 @@ class TestImages:
 
     @cached_property
     def begins_with_mnist(self) -> bool:
-        """Whether MNIST's test set, whole and in its order, is what tonight's begins with, byte for byte."""
+        """Whether tonight's test set begins with MNIST's, complete and in order, byte for byte."""
         if len(self.labels) < MNIST_TEST_IMAGES:
             return False
         images, labels = self._mnist
@@ -79,49 +80,51 @@ class TestImages:
     def _mnist(self) -> tuple[UInt8, UInt8]:
         return mnist_test_set()
 
-    def parts(self, hits: npt.NDArray[np.bool_], on_mnist: float) -> list[dict[str, Any]]:
-        """Name, images and accuracy of each part of the test images; nothing if they are MNIST's and have no parts.
+    def parts(self, correct: npt.NDArray[np.bool_], mnist_accuracy: float) -> list[Part]:
+        """The accuracy on each part of the test images; nothing if they are MNIST's and have no parts.
 
         Args:
-            hits: for each of tonight's images whether it was recognized.
-            on_mnist: the accuracy on MNIST's own.
+            correct: for each of tonight's images whether it was recognized, bool of shape (n,).
+            mnist_accuracy: the accuracy on MNIST's own.
         """
         if self.is_mnist:
             return []
         own = self.own if self.own is not None else MNIST_TEST_IMAGES if self.begins_with_mnist else len(self.labels)
-        found = [("the source's own test images", hits[:own]), ("those that the inbox adds", hits[own:])]
-        mnist = {"name": "MNIST's own test set", "images": MNIST_TEST_IMAGES, "accuracy": on_mnist}
-        parts = [
-            {"name": name, "images": len(part), "accuracy": float(part.mean())} for name, part in found if len(part)
+        parts = {"the source's own test images": correct[:own], "those that the inbox adds": correct[own:]}
+        return [
+            *(
+                Part(name=name, images=len(part), accuracy=float(part.mean()))
+                for name, part in parts.items()
+                if len(part)
+            ),
+            Part(name="MNIST's own test set", images=MNIST_TEST_IMAGES, accuracy=mnist_accuracy),
         ]
-        return [*parts, mnist]
 
 
 def mnist_test_set() -> tuple[UInt8, UInt8]:
-    """MNIST's own test images and their labels.
+    """Read MNIST's own test images, uint8 of shape (10000, 28, 28), and their labels, uint8 of shape (10000,).
 
     Raises:
         InputError: if the package's file is damaged.
     """
-    again = "install the project again"
+    way_out = "install the project again"
     try:
         with np.load(BUILTIN, allow_pickle=False) as arrays:
             images, labels = arrays["x_test"], arrays["y_test"]
     except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
         if is_transient(error):
             raise
-        raise InputError(f"{BUILTIN}, which holds MNIST's test set, cannot be read: {error}; {again}") from error
-    found = test_set_digest(len(images), [images, labels])
-    if found != MNIST_TEST_DIGEST:
-        raise InputError(f"{BUILTIN} does not hold MNIST's test set: SHA-256 {found}; {again}")
+        raise InputError(f"{BUILTIN}, which holds MNIST's test set, cannot be read: {error}; {way_out}") from error
+    digest = test_set_digest(len(images), [images, labels])
+    if digest != MNIST_TEST_DIGEST:
+        raise InputError(f"{BUILTIN} does not hold MNIST's test set: SHA-256 {digest}; {way_out}")
     return images, labels
 
 
-def published_accuracy(evaluation: Mapping[str, Any]) -> float | None:
-    """What a version got on MNIST's own test set when it was published, by its `evaluation.json`; None if not known."""
-    candidate = evaluation.get("candidate") or {}
-    if isinstance(accuracy := (candidate.get("mnist") or {}).get("accuracy"), float):
-        return accuracy
-    # An older release measured on tonight's test images only, mostly MNIST's.
-    accuracy = candidate.get("accuracy")
-    return accuracy if evaluation.get("dataset") == MNIST_DIGEST and isinstance(accuracy, float) else None
+def published_mnist_accuracy(evaluation: Evaluation) -> float | None:
+    """The accuracy on MNIST's own test set with which a version was published; None if it is unknown."""
+    candidate = evaluation.candidate
+    if candidate.mnist.accuracy is not None:
+        return candidate.mnist.accuracy
+    # An older release measured only on tonight's test images, which were mostly MNIST's.
+    return candidate.accuracy if evaluation.dataset == MNIST_DIGEST else None

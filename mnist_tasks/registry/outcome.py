@@ -1,25 +1,56 @@
-"""What became of a run: its `decision.json`, held against what the model directory's history says.
+"""What became of a run: its `decision.json`, and what the model directory's history says about it.
 
-The record says `approved` before the candidate is published and `promoted` once the link has moved. A kill in between
-leaves it behind; an older release wrote `promoted` before it published. So whoever tells people looks here.
+The record says `approved` before the candidate is published and `promoted` once the link has moved. If the task is
+killed in between, the record stays `approved` although the version is published; an older release wrote `promoted`
+before it published. So what people are told is looked up here.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
+from mnist_tasks.documents import Approval, Check, DecisionRecord, Training
+from mnist_tasks.gate_config import GateConfig
 from mnist_tasks.registry.model_directory import ModelDirectory
+from mnist_tasks.system.errors import ModelError
 
 APPROVED, PROMOTED, REJECTED, UNCHANGED = "approved", "promoted", "rejected", "unchanged"
 
 NOT_PUBLISHED = "approved by the gate, but not published"
 
 
+def decision_record(
+    run_id: str,
+    outcome: str,
+    reason: str,
+    config: GateConfig,
+    *,
+    champion_version: int | None,
+    champion_accuracy: float | None,
+    candidate_accuracy: float | None = None,
+    checks: list[Check] | None = None,
+    forced: bool = False,
+    approval: Approval | None = None,
+) -> DecisionRecord:
+    """The record of a run that has published nothing yet, with every field that `decision.json` always has."""
+    return DecisionRecord(
+        outcome=outcome,
+        promoted=False,
+        forced=forced,
+        reason=reason,
+        checks=checks or [],
+        policy=config.model_dump(),
+        approval=approval,
+        run_id=run_id,
+        candidate_accuracy=candidate_accuracy,
+        champion_version=champion_version,
+        champion_accuracy=champion_accuracy,
+        version=None,
+    )
+
+
 def published_as(run: Path, models: ModelDirectory) -> int | None:
-    """The number of the version that this run's candidate became champion as, by the history; None if it did not.
+    """The version as which this run's candidate became champion, according to the history; None if it did not.
 
     Args:
         run: the run's folder, whose name is the run id.
@@ -27,31 +58,29 @@ def published_as(run: Path, models: ModelDirectory) -> int | None:
     """
     weights = _weights(run)
     for event in reversed(models.history()):
-        by = event.get("published_by", event.get("run_id"))  # an older release wrote no more than the run
-        same = weights is None or event.get("weights_sha256") in (None, weights)
+        publisher = event.get("published_by", event.get("run_id"))  # an older release wrote only the run
+        same_weights = weights is None or event.get("weights_sha256") in (None, weights)
         number = event.get("to")
-        if isinstance(number, int) and "restores" not in event and by == run.name and same:
+        if isinstance(number, int) and "restores" not in event and publisher == run.name and same_weights:
             return number
     return None
 
 
-def version_of(decision: Mapping[str, Any], run: Path, models: ModelDirectory) -> int | None:
-    """The version that a run has published, by its decision or, if that cannot know, by the history; None if none."""
-    if decision.get("outcome") not in (APPROVED, PROMOTED):
+def version_of(decision: DecisionRecord, run: Path, models: ModelDirectory) -> int | None:
+    """The version that a run has published: from its decision or else from the history. None if it published none."""
+    if decision.outcome not in (APPROVED, PROMOTED):
         return None
-    return decision.get("version") or published_as(run, models)
+    return decision.version or published_as(run, models)
 
 
-def not_published(decision: Mapping[str, Any]) -> str:
-    """That an approved candidate is no version, and why if that is known."""
-    why = decision.get("not_published")
-    return f"{NOT_PUBLISHED}: {why}" if why else NOT_PUBLISHED
+def not_published(decision: DecisionRecord) -> str:
+    """A sentence for an approved candidate that was not published, with the cause if it is known."""
+    return f"{NOT_PUBLISHED}: {decision.not_published}" if decision.not_published else NOT_PUBLISHED
 
 
 def _weights(run: Path) -> str | None:
-    """The digest of the candidate's weights; None if it is not known."""
+    """The digest of the candidate's weights; None if it is unknown."""
     try:
-        weights = json.loads((run / "training.json").read_text(encoding="utf-8")).get("weights_sha256")
-    except (OSError, ValueError, AttributeError):
+        return Training.read(run / "training.json", "").weights_sha256
+    except (OSError, ModelError):
         return None
-    return weights if isinstance(weights, str) else None

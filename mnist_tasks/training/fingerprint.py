@@ -1,12 +1,11 @@
-"""What a training depends on, as digests, and whether tonight's could only make the champion again.
+"""What a training depends on, as digests, and whether training tonight could only repeat an earlier result.
 
 Training is deterministic: the same data, recipe, code and library versions give the same weights, bit for bit, on the
-same kind of machine in the same environment. So a night on which none of them has changed since the champion was
-trained, and the gate asks for what it asked for then, can only end with the model that is champion already; and one
-like the night whose candidate was rejected last, with the same champion, only with the same rejection. In doubt, the
-answer is to train.
+same kind of machine in the same environment. If none of them has changed since the champion was trained, and the gate
+asks for the same, a training can only give the champion again. If none has changed since the last rejection, and the
+champion is the same, it can only end in the same rejection. In doubt, the answer is to train.
 
-Imports neither NumPy nor TensorFlow: it decides whether they are needed.
+Imports neither NumPy nor TensorFlow: this module decides whether they are needed.
 """
 
 from __future__ import annotations
@@ -18,32 +17,31 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from mnist_tasks.config import TrainConfig
-from mnist_tasks.gate import GateConfig
+from mnist_tasks.documents import DecisionRecord, LastRejection, Metadata
+from mnist_tasks.gate_config import GateConfig
 from mnist_tasks.registry.model_directory import ModelDirectory
-from mnist_tasks.registry.outcome import UNCHANGED
-from mnist_tasks.registry.version import DECISION, Version
+from mnist_tasks.registry.outcome import UNCHANGED, decision_record
+from mnist_tasks.registry.version import DECISION
 from mnist_tasks.system import processor
 from mnist_tasks.system.errors import ModelError
-from mnist_tasks.system.files import write_json
 from mnist_tasks.training.provenance import gpus, kernel_variables, library_versions
 
 log = logging.getLogger(__name__)
 
 PACKAGE = Path(__file__).resolve().parent.parent  # mnist_tasks, with all its sub-packages
 
-# Settings that change nothing about the weights.
-NOT_IN_THE_RECIPE = {"device", "image_memory", "tensorboard"}
+SETTINGS_WITHOUT_EFFECT_ON_WEIGHTS = {"device", "image_memory", "tensorboard"}
+SETTINGS_WITHOUT_EFFECT_ON_VERDICT = {"on_rejection", "force_reason"}
 
-# What of a policy changes nothing about the verdict.
-NOT_IN_THE_VERDICT = {"on_rejection", "force_reason"}
-
-# In the model directory: what the newest candidate that was rejected was made from, and what it was judged by.
-LAST_REJECTED = "rejected.json"
+# In the model directory: what the newest rejected candidate was made from, and what it was judged by.
+LAST_REJECTION = "rejected.json"
 
 
 def fingerprint(dataset: str, config: TrainConfig) -> dict[str, str]:
-    """What the weights depend on: the dataset's digest, and one each of recipe, code, libraries and kind of machine."""
+    """The digests of what the weights depend on: dataset, recipe, code, libraries and kind of machine."""
     machine = {
         "processor": processor.name(),
         "flags": sorted(processor.flags()),
@@ -52,7 +50,7 @@ def fingerprint(dataset: str, config: TrainConfig) -> dict[str, str]:
     }
     return {
         "dataset": dataset,
-        "recipe": _digest(config.model_dump(exclude=NOT_IN_THE_RECIPE)),
+        "recipe": _digest(config.model_dump(exclude=SETTINGS_WITHOUT_EFFECT_ON_WEIGHTS)),
         "code": _digest(
             {str(path.relative_to(PACKAGE)): path.read_text(encoding="utf-8") for path in PACKAGE.rglob("*.py")}
         ),
@@ -61,118 +59,116 @@ def fingerprint(dataset: str, config: TrainConfig) -> dict[str, str]:
     }
 
 
-def unchanged(dataset: str, config: TrainConfig, policy: GateConfig, run: Path, models: Path) -> str | None:
-    """Why there is nothing to train, which becomes the run's decision; None, and a line in the log, if there is.
+def unchanged(dataset: str, config: TrainConfig, gate_config: GateConfig, run: Path, models: Path) -> str | None:
+    """Say why there is nothing to train, and write it as the run's decision; None, and a line in the log, if there is.
 
     Args:
         dataset: the digest of tonight's data.
         config: tonight's recipe.
-        policy: what the gate asks for tonight.
+        gate_config: what the gate asks for tonight.
         run: the run's folder, for `decision.json`.
         models: the model directory.
     """
     log.info("reading the champion's fingerprint in %s", models)
     directory = ModelDirectory(models)
     tonight = fingerprint(dataset, config)
-    metadata: dict[str, Any] = {}
+    metadata = Metadata()
+    difference = None
     try:
         champion = directory.champion()
         if champion:
             directory.verify(champion)
-            metadata = champion.metadata()
-            difference = _difference(metadata, champion.decision(), tonight, policy)
-    except (ModelError, OSError) as error:
-        # It is the task evaluate that judges it; this one only must not rely on it.
-        log.warning("training, as the champion cannot be relied on: %s", error)
+            metadata = Metadata.model_validate_json(json.dumps(champion.metadata()))
+            decision = DecisionRecord.model_validate_json(json.dumps(champion.decision()))
+            difference = _difference(metadata, decision, tonight, gate_config)
+    except (ModelError, OSError, ValidationError) as error:
+        # The task evaluate judges the champion; this one must only not rely on it.
+        log.warning("training, because the champion cannot be relied on: %s", error)
         return None
-    rejected = _rejected(directory, champion, tonight, policy)
+    champion_version = champion.number if champion else None
+    rejection = None
     if champion and not difference:
         since = f"since version {champion.number}, the champion, was trained"
         what = "not the data, the recipe, the code, the libraries or the gate"
-        rejected = None
-    elif rejected:
-        since = f"since the candidate of {rejected['run_id']} was rejected ({rejected['reason']})"
+    elif rejection := _same_rejection(directory, champion_version, tonight, gate_config):
+        since = f"since the candidate of {rejection.run_id} was rejected ({rejection.reason})"
         what = "not the data, the recipe, the code, the libraries, the gate or the champion"
     else:
-        known = f"version {champion.number} {difference}" if champion else "there is no champion yet"
-        log.info("%s: training", known)
+        log.info("%s: training", f"version {champion_version} {difference}" if champion else "there is no champion yet")
         return None
     reason = (
         f"nothing has changed {since}: {what}, so that training would give the same weights"
-        f"{' and the gate the same answer' if rejected else ''}; to train all the same, trigger a run with "
+        f"{' and the gate the same answer' if rejection else ''}; to train all the same, trigger a run with "
         "when_unchanged=retrain"
     )
-    record: dict[str, Any] = {
-        "outcome": UNCHANGED,
-        "promoted": False,
-        "forced": False,
-        "reason": reason,
-        "checks": [],
-        "policy": policy.model_dump(),
-        "approval": None,
-        "run_id": run.name,
-        "rejected_in": rejected["run_id"] if rejected else None,
-        "candidate_accuracy": None,
-        "champion_version": champion.number if champion else None,
-        "champion_accuracy": metadata.get("test_accuracy"),
-        "version": None,
-    }
-    write_json(run / DECISION, record)
+    record = decision_record(
+        run.name,
+        UNCHANGED,
+        reason,
+        gate_config,
+        champion_version=champion_version,
+        champion_accuracy=metadata.test_accuracy,
+    )
+    record.model_copy(update={"rejected_in": rejection.run_id if rejection else None}).write(run / DECISION)
     return reason
 
 
-def remember_rejection(models: ModelDirectory, decision: Mapping[str, Any], traits: Any) -> None:
-    """Keep what a rejected candidate was made from and judged by, so that `unchanged` knows the like of it.
+def remember_rejection(models: ModelDirectory, decision: DecisionRecord, fingerprint: dict[str, str] | None) -> None:
+    """Write down what a rejected candidate was made from and judged by, so that `unchanged` recognizes a repetition.
 
     Args:
         models: the model directory.
         decision: the run's decision.
-        traits: the fingerprint of its training; nothing is kept without one, as of an older release.
+        fingerprint: that of its training. Nothing is written without one, as after a training by an older release.
     """
-    if isinstance(traits, Mapping):
-        models.root.mkdir(parents=True, exist_ok=True)
-        kept = {name: decision[name] for name in ("run_id", "reason", "champion_version")}
-        policy = _verdict(decision["policy"])
-        write_json(models.root / LAST_REJECTED, {**kept, "policy": policy, "fingerprint": dict(traits)})
+    if fingerprint is None or decision.run_id is None:
+        return
+    models.root.mkdir(parents=True, exist_ok=True)
+    LastRejection(
+        run_id=decision.run_id,
+        reason=decision.reason,
+        champion_version=decision.champion_version,
+        policy=_deciding_settings(decision.policy),
+        fingerprint=fingerprint,
+    ).write(models.root / LAST_REJECTION)
 
 
-def _rejected(
-    models: ModelDirectory, champion: Version | None, tonight: Mapping[str, str], policy: GateConfig
-) -> dict[str, Any] | None:
-    """What is kept of the newest rejection, if tonight's candidate would be that one, before the same champion."""
+def _same_rejection(
+    models: ModelDirectory, champion_version: int | None, tonight: dict[str, str], gate_config: GateConfig
+) -> LastRejection | None:
+    """The newest rejection, if tonight's candidate would be the same and would be compared with the same champion."""
+    path = models.root / LAST_REJECTION
+    if not path.exists():
+        return None
     try:
-        kept = json.loads((models.root / LAST_REJECTED).read_text(encoding="utf-8"))
-        like = {
-            "champion_version": champion.number if champion else None,
-            "policy": _verdict(policy.model_dump()),
-            "fingerprint": dict(tonight),
-        }
-        same = all(kept[name] == value for name, value in like.items())
-        return {"run_id": str(kept["run_id"]), "reason": str(kept["reason"])} if same else None
-    except FileNotFoundError:
+        rejection = LastRejection.read(path, "the next rejection writes it again")
+    except (ModelError, OSError) as error:
+        log.warning("the last rejection is unknown: %s", error)
         return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        log.warning("the last rejection is not known: %s: %s", type(error).__name__, error)
-        return None
+    same = (
+        rejection.champion_version == champion_version
+        and rejection.policy == _deciding_settings(gate_config.model_dump())
+        and rejection.fingerprint == tonight
+    )
+    return rejection if same else None
 
 
 def _difference(
-    metadata: Mapping[str, Any], decision: Mapping[str, Any], tonight: Mapping[str, str], policy: GateConfig
+    metadata: Metadata, decision: DecisionRecord, tonight: Mapping[str, str], gate_config: GateConfig
 ) -> str | None:
-    """What sets the champion apart from what would be made tonight; None if nothing does."""
-    then, asked = metadata.get("fingerprint"), decision.get("policy")
-    if not isinstance(then, Mapping) or not isinstance(asked, Mapping):
+    """How the champion differs from what would be trained tonight; None if it does not."""
+    if metadata.fingerprint is None or not decision.policy:
         return "was trained before fingerprints were kept"
-    if metadata.get("forced"):
-        return "was published by force, and what the gate says of it should be seen every night"
-    changed = [name for name in tonight if then.get(name) != tonight[name]]
-    if _verdict(asked) != _verdict(policy.model_dump()):
+    if metadata.forced:
+        return "was published by force, so the gate's opinion of it should be seen every night"
+    changed = [name for name in tonight if metadata.fingerprint.get(name) != tonight[name]]
+    if _deciding_settings(decision.policy) != _deciding_settings(gate_config.model_dump()):
         changed.append("gate")
     return f"was trained with another {', '.join(changed)}" if changed else None
 
 
-def _verdict(policy: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in policy.items() if name not in NOT_IN_THE_VERDICT}
+def _deciding_settings(policy: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in policy.items() if name not in SETTINGS_WITHOUT_EFFECT_ON_VERDICT}
 
 
 def _digest(value: Any) -> str:

@@ -28,7 +28,7 @@ from mnist_tasks.workspace import Workspace
 from mnist_ui.charts import Point, line_chart
 from mnist_ui.overview import (
     Overview,
-    Summary,
+    VersionRow,
     damage,
     figure,
     overview,
@@ -44,7 +44,7 @@ ORDER = ("load", "normalize", "train", "evaluate", "approve", "promote")
 HERE = Path(__file__).parent
 STATIC = {"style.css": "text/css", "page.js": "text/javascript"}
 
-# All of a page comes from here, nothing in it runs or is styled inline, and only Airflow's own pages may frame it.
+# A page loads nothing from elsewhere, has no inline script or style, and only Airflow's own pages may frame it.
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'self'",
@@ -60,17 +60,17 @@ app = FastAPI(
     dependencies=[Depends(requires_access_dag("GET", DagAccessEntity.RUN, param_dag_id=TRAINING))],
 )
 
-# What a version of an older release, or a damaged one, does not have is left blank.
+# A value that a damaged version or one of an older release does not have is left blank.
 templates = Environment(
     loader=FileSystemLoader(HERE / "templates"), autoescape=True, undefined=ChainableUndefined, trim_blocks=True
 )
 templates.filters["number"] = lambda value, digits=4: f"{value:.{digits}f}" if isinstance(value, int | float) else "-"
 templates.filters["time"] = lambda text: str(text)[:19].replace("T", " ") + " UTC" if text else "-"
 
-# The page about the models as it was last rendered, by where the application is mounted, and what it shows.
-LAST: dict[str, tuple[Overview, bytes]] = {}
+# By where the application is mounted: what the page about the models showed last, and the rendered page.
+LAST_RENDERED: dict[str, tuple[Overview, bytes]] = {}
 
-# As the folders of versions are named; no sign, space or zero in front, which `int` would let pass.
+# As the folders of versions are named: without a sign, a space or a leading zero, which `int` would accept.
 Number = Annotated[str, PathParameter(pattern="^[1-9][0-9]{0,8}$")]
 
 
@@ -84,35 +84,35 @@ async def secure(request: Request, call_next: Callable[[Request], Awaitable[Resp
 
 @app.exception_handler(HTTPException)
 async def explain(request: Request, error: Exception) -> HTMLResponse:
-    """A page instead of JSON: it is shown inside Airflow's UI."""
+    """Answer with a page instead of JSON, because it is shown inside Airflow's UI."""
     assert isinstance(error, HTTPException)  # noqa: S101 - what the handler is registered for
     return page(request, "message.html", error.status_code, title="Models", text=str(error.detail))
 
 
 @app.exception_handler(RequestValidationError)
 async def explain_bad_path(request: Request, _: Exception) -> HTMLResponse:
-    """A number that is none is a page that is not there."""
+    """Answer that a page does not exist if its address has something else in place of a number."""
     return page(request, "message.html", 404, title="Models", text="There is no such page.")
 
 
 @app.exception_handler(InputError)
 @app.exception_handler(OSError)
 async def explain_folder(request: Request, error: Exception) -> HTMLResponse:
-    """The folder of the models cannot be read, or is not known: the pages are well, the installation is not."""
+    """Explain that the folder of the models cannot be read or is not set: a fault of the installation."""
     text = f"The models cannot be read by the API server: {error}"
     return page(request, "message.html", 503, title="Models", text=text)
 
 
 @app.exception_handler(Exception)
 async def explain_nothing(request: Request, _: Exception) -> HTMLResponse:
-    """A defect: the server's log has the traceback, the reader has not. Sent from outside of `secure`."""
+    """Answer after a defect, without details: the server's log has the traceback. `secure` does not see this answer."""
     answer = page(request, "message.html", 500, title="Models", text="This page failed: the API server's log says why.")
     answer.headers.update(HEADERS)
     return answer
 
 
 def page(request: Request, template: str, status: int = 200, **values: Any) -> HTMLResponse:
-    """A rendered template; `root` in it is where this application is mounted, `airflow` where Airflow is."""
+    """Render a template. Its `root` is where this application is mounted, its `airflow` where Airflow is."""
     root = _root(request)
     text = templates.get_template(template).render(root=root, airflow=root.removesuffix("/mnist"), **values)
     return HTMLResponse(text, status)
@@ -126,26 +126,28 @@ def _root(request: Request) -> str:
 def models_page(request: Request) -> HTMLResponse:
     """The champion, all versions, and who was champion when."""
     found = overview(ModelDirectory(Workspace.from_environment().models))
-    # Nothing else goes into the page, so that it is rendered again only if something of that has changed.
-    last = LAST.get(_root(request))
+    # The page depends on nothing else, so it is rendered again only if this has changed.
+    last = LAST_RENDERED.get(_root(request))
     if last and last[0] == found:
         return HTMLResponse(last[1])
-    measured = [version for version in reversed(found.versions) if version.known.accuracy is not None]
-    chart = line_chart([_point(version) for version in measured], [version.known.min_accuracy for version in measured])
+    measured = [version for version in reversed(found.versions) if version.summary.accuracy is not None]
+    chart = line_chart(
+        [_point(version) for version in measured], [version.summary.min_accuracy for version in measured]
+    )
     answer = page(request, "models.html", title="Models", found=found, chart=chart)
-    LAST[_root(request)] = found, bytes(answer.body)
+    LAST_RENDERED[_root(request)] = found, bytes(answer.body)
     return answer
 
 
-def _point(version: Summary) -> Point:
-    accuracy = version.known.accuracy or 0
-    low, high = version.known.accuracy_95 or (accuracy, accuracy)
+def _point(version: VersionRow) -> Point:
+    accuracy = version.summary.accuracy or 0
+    low, high = version.summary.accuracy_95 or (accuracy, accuracy)
     return Point(version.number, accuracy, low, high, version.status == "champion")
 
 
 @app.get("/models/{number}")
 def version_page(request: Request, number: Number) -> HTMLResponse:
-    """One version: what it is, how good, and how it was made."""
+    """One version: its quality, and how it was made."""
     version, workspace = _version(number), Workspace.from_environment()
     models = ModelDirectory(workspace.models)
     shown = report(version.folder, workspace.datasets, METADATA)
@@ -166,7 +168,7 @@ def version_page(request: Request, number: Number) -> HTMLResponse:
 
 @app.get("/models/{number}/model.keras")
 def download(number: Number) -> FileResponse:
-    """A version's model, to save."""
+    """Download a version's model."""
     path = _version(number).model
     if not plain_file(path, path.parent.parent):
         raise HTTPException(404, f"{path.name} of version {number} is missing: python -m mnist_tasks models repair")
@@ -180,7 +182,7 @@ def version_figure(number: Number, name: str) -> FileResponse:
 
 
 def plain_names(dag_id: str, run_id: str) -> None:
-    """Refuse what can name no run, before the database or the file system sees it."""
+    """Refuse what cannot be the name of a run, before it reaches the database or the file system."""
     if not DAG_ID.fullmatch(dag_id):
         raise HTTPException(404, "There is no such run.")
     _run_folder(Workspace.from_environment(), run_id)
@@ -191,7 +193,7 @@ RunAccess = [Depends(plain_names), Depends(requires_access_dag("GET", DagAccessE
 
 @app.get("/runs/{dag_id}/{run_id}", dependencies=RunAccess)
 def run_page(request: Request, dag_id: str, run_id: str, session: SessionDep) -> HTMLResponse:
-    """What a run of the training has come to, or which version a rollback has published."""
+    """The result of a training run, or the version that a rollback has published."""
     run = session.scalar(select(DagRun).where(DagRun.dag_id == dag_id, DagRun.run_id == run_id))
     if run is None:
         raise HTTPException(404, "There is no such run.")

@@ -17,7 +17,7 @@ from PIL import Image
 
 from mnist_tasks.cli.main import main
 from mnist_tasks.data.dataset import Digits
-from mnist_tasks.gate import GateConfig
+from mnist_tasks.gate_config import GateConfig
 from mnist_tasks.promote import promote
 from mnist_tasks.registry.model_directory import ModelDirectory
 from mnist_tasks.system.disk_space import SPACE

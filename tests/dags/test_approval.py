@@ -24,7 +24,7 @@ from airflow.utils.session import create_session
 from sqlalchemy import select
 from sqlalchemy.orm import joinedload
 
-from mnist_tasks.gate import GateConfig
+from mnist_tasks.gate_config import GateConfig
 from mnist_tasks.installation import time_to_wait
 from mnist_tasks.registry.model_directory import ModelDirectory
 from mnist_tasks.system.errors import ModelError
@@ -263,13 +263,13 @@ def test_the_question_says_what_is_forced_and_nothing_in_it_is_markup(run: Path)
 
 def test_a_cleared_question_is_asked_again_only_as_it_was(tmp_path: Path) -> None:
     """Airflow shows the first text again, whatever the task asks the second time."""
-    from mnist_approve import keep
+    from mnist_approve import keep_question
 
-    keep(tmp_path / "question.md", ("Approve?", "accuracy 0.98"))
-    keep(tmp_path / "question.md", ("Approve?", "accuracy 0.98"))
+    keep_question(tmp_path / "question.md", ("Approve?", "accuracy 0.98"))
+    keep_question(tmp_path / "question.md", ("Approve?", "accuracy 0.98"))
 
-    with pytest.raises(ModelError, match=r"question\.md is what was asked before .* trigger a new run"):
-        keep(tmp_path / "question.md", ("Approve?", "accuracy 0.97"))
+    with pytest.raises(ModelError, match=r"question\.md was asked before .* trigger a new run"):
+        keep_question(tmp_path / "question.md", ("Approve?", "accuracy 0.97"))
     assert (tmp_path / "question.md").read_text() == "# Approve?\n\naccuracy 0.98\n"
 
 

@@ -153,9 +153,9 @@ def no_notifier() -> None:
 
 def something(_: Any) -> Any:
     """Something to tell."""
-    from mnist_notify import News
+    from mnist_notify import Notification
 
-    return News("failed", "title", "text", "run", "link")
+    return Notification("failed", "title", "text", "run", "link")
 
 
 def test_a_promotion_and_a_rejection_arrive_by_mail_and_in_the_chat(
@@ -268,7 +268,7 @@ def test_a_workspace_that_cannot_be_used_does_not_silence_a_failure(
 
     (text,) = chat()
     assert text.startswith("mnist_training: load failed\n")
-    assert "\nWho is champion cannot be said: MNIST_HOME: no.\n" in text
+    assert "\nThe champion is unknown: MNIST_HOME: no.\n" in text
 
 
 def unusable() -> Workspace:
@@ -416,12 +416,15 @@ def test_a_promotion_stays_one_if_it_cannot_be_told(
 @pytest.mark.parametrize(
     ("setting", "words"),
     [
-        ("[{]", "MNIST_NOTIFY is no JSON: Expecting property name enclosed in double quotes"),
-        ('{"notifier": "very-secret"}', "MNIST_NOTIFY is no JSON list of objects, each with a notifier"),
+        ("[{]", "MNIST_NOTIFY is not JSON: Expecting property name enclosed in double quotes"),
+        ('{"notifier": "very-secret"}', "MNIST_NOTIFY is not a JSON list of objects, each with a notifier"),
         ('["very-secret"]', "MNIST_NOTIFY: entry 1 cannot be used: TypeError"),
         ('[{"to": "very-secret"}]', "MNIST_NOTIFY: entry 1 cannot be used: KeyError: 'notifier'"),
-        ('[{"notifier": "no.such.Class"}]', "entry 1 cannot be used: TypeError: 'no.such.Class' is no notifier class"),
-        (f'[{{"notifier": "{HERE}.no_notifier"}}]', "no_notifier' is no notifier class that can be imported here"),
+        (
+            '[{"notifier": "no.such.Class"}]',
+            "entry 1 cannot be used: TypeError: 'no.such.Class' is not a notifier class",
+        ),
+        (f'[{{"notifier": "{HERE}.no_notifier"}}]', "no_notifier' is not a notifier class that can be imported here"),
         ('[{"notifier": "mnist_notify.WebhookNotifier"}]', "entry 1 cannot be used: ValueError: give either conn_id"),
         (
             '[{"notifier": "mnist_notify.WebhookNotifier", "urll": "very-secret"}]',

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from airflow.dag_processing.dagbag import DagBag
-from mnist_inbox import MOST, InboxTrigger
+from mnist_inbox import MAX_MARKS_PER_PAGE, InboxTrigger
 
 from mnist_tasks.data.inbox import complete_batches
 from tests.dags.conftest import DAGS, parse
@@ -124,7 +124,7 @@ def test_any_number_of_batches_is_said_once_in_values_that_airflow_keeps(tmp_pat
     assert asyncio.run(watcher(inbox, store).look()) == [names[-1]]
     assert asyncio.run(watcher(inbox, store).look()) == []
     assert max(map(len, store.values.values())) < 65535
-    assert len(json.dumps(["0" * 16] * MOST)) < 65535
+    assert len(json.dumps(["0" * 16] * MAX_MARKS_PER_PAGE)) < 65535
 
 
 async def first_event(trigger: InboxTrigger) -> list[Any]:
@@ -152,7 +152,7 @@ def test_a_page_that_is_full_forgets_batches_that_went_away_and_none_that_is_the
 ) -> None:
     inbox, store = tmp_path / "inbox", Store()
     monkeypatch.setattr("mnist_inbox.PAGES", 1)
-    monkeypatch.setattr("mnist_inbox.MOST", 3)
+    monkeypatch.setattr("mnist_inbox.MAX_MARKS_PER_PAGE", 3)
     for name in "abcd":
         drop(inbox, name)
     said = asyncio.run(watcher(inbox, store).look())

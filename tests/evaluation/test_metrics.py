@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mnist_tasks.data.statistics import wilson_interval
-from mnist_tasks.evaluation.metrics import measure
+from mnist_tasks.evaluation.metrics import compute_metrics
 from tests.helpers import Array
 
 
@@ -27,7 +27,7 @@ def labels() -> Array:
 def test_loss_and_accuracy_are_those_of_keras(probabilities: Array, labels: Array) -> None:
     probabilities[0] = np.eye(10)[(labels[0] + 1) % 10]  # certain and wrong: the loss is clipped, not infinite
 
-    metrics = measure(probabilities, labels)
+    metrics = compute_metrics(probabilities, labels)
 
     assert metrics.loss == pytest.approx(
         float(keras.losses.SparseCategoricalCrossentropy()(labels, probabilities)), rel=1e-5
@@ -38,7 +38,7 @@ def test_loss_and_accuracy_are_those_of_keras(probabilities: Array, labels: Arra
 
 
 def test_confusion_counts_each_image_once(probabilities: Array, labels: Array) -> None:
-    confusion = np.array(measure(probabilities, labels).confusion)
+    confusion = np.array(compute_metrics(probabilities, labels).confusion)
 
     assert confusion.sum() == 400
     assert confusion.sum(axis=1).tolist() == np.bincount(labels, minlength=10).tolist()
@@ -46,7 +46,7 @@ def test_confusion_counts_each_image_once(probabilities: Array, labels: Array) -
 
 
 def test_precision_recall_and_f1_are_those_of_keras(probabilities: Array, labels: Array) -> None:
-    for digit in measure(probabilities, labels).digits:
+    for digit in compute_metrics(probabilities, labels).digits:
         truth, taken = labels == digit.digit, probabilities.argmax(axis=1) == digit.digit
         precision, recall = keras.metrics.Precision(), keras.metrics.Recall()
         precision.update_state(truth, taken)
@@ -61,7 +61,7 @@ def test_precision_recall_and_f1_are_those_of_keras(probabilities: Array, labels
 def test_a_digit_that_never_occurs_has_no_recall() -> None:
     probabilities = np.eye(10, dtype=np.float32)[[0, 0, 1]]
 
-    zero, one, two, *_ = measure(probabilities, np.array([0, 1, 1], np.uint8)).digits
+    zero, one, two, *_ = compute_metrics(probabilities, np.array([0, 1, 1], np.uint8)).digits
 
     assert (zero.precision, zero.recall) == (0.5, 1.0)
     assert (one.precision, one.recall) == (1.0, 0.5)

@@ -12,9 +12,10 @@ import pytest
 from mnist_tasks.config import DataRules, TrainConfig
 from mnist_tasks.data.dataset import Dataset, Digits, Float32, UInt8, scaled
 from mnist_tasks.data.sources import BUILTIN, MNIST_DIGEST
+from mnist_tasks.documents import Evaluation, MnistMetrics, ModelEvaluation
 from mnist_tasks.evaluate import evaluate
 from mnist_tasks.evaluation import test_images
-from mnist_tasks.gate import GateConfig
+from mnist_tasks.gate_config import GateConfig
 from mnist_tasks.load import load
 from mnist_tasks.normalize import normalize
 from mnist_tasks.promote import promote
@@ -55,14 +56,14 @@ def test_the_parts_are_the_sources_the_inboxs_and_mnists(mnist: Digits) -> None:
     more = (np.concatenate([mnist.x_test, mnist.x_train[:50]]), np.append(mnist.y_test, mnist.y_train[:50]))
 
     for own in (10_000, None):  # an older dataset does not say, and is looked at
-        assert [tuple(part.values()) for part in images(*more, own).parts(hits, 1.0)] == [
+        assert [(part.name, part.images, part.accuracy) for part in images(*more, own).parts(hits, 1.0)] == [
             ("the source's own test images", 10_000, 1.0),
             ("those that the inbox adds", 50, 0.0),
             ("MNIST's own test set", 10_000, 1.0),
         ]
     assert images(mnist.x_test, mnist.y_test).parts(hits[:10_000], 1.0) == []
     few = images(mnist.x_train[:4], mnist.y_train[:4])
-    assert [part["images"] for part in few.parts(hits[:4], 0.9)] == [4, 10_000]
+    assert [part.images for part in few.parts(hits[:4], 0.9)] == [4, 10_000]
 
 
 @pytest.mark.parametrize("damage", ["gone", "cut short", "other labels", "no archive"])
@@ -93,12 +94,14 @@ def test_a_yardstick_that_cannot_be_read_now_is_tried_again(monkeypatch: pytest.
 
 
 def test_what_a_version_of_an_older_release_got_on_mnist_is_known_only_if_that_was_its_test_set() -> None:
-    old = {"candidate": {"accuracy": 0.9765}}
+    old = ModelEvaluation(accuracy=0.9765)
+    new = ModelEvaluation(accuracy=0.5, mnist=MnistMetrics(accuracy=0.97))
+    published = test_images.published_mnist_accuracy
 
-    assert test_images.published_accuracy({**old, "dataset": MNIST_DIGEST}) == 0.9765
-    assert test_images.published_accuracy({**old, "dataset": "0" * 64}) is None
-    assert test_images.published_accuracy({"candidate": {"accuracy": 0.5, "mnist": {"accuracy": 0.97}}}) == 0.97
-    assert test_images.published_accuracy({}) is None
+    assert published(Evaluation(candidate=old, dataset=MNIST_DIGEST)) == 0.9765
+    assert published(Evaluation(candidate=old, dataset="0" * 64)) is None
+    assert published(Evaluation(candidate=new)) == 0.97
+    assert published(Evaluation(candidate=ModelEvaluation(), dataset=MNIST_DIGEST)) is None
 
 
 @pytest.fixture
@@ -135,7 +138,7 @@ def test_transposed_digits_never_replace_a_champion_that_reads_upright_ones_nor_
     assert not rejected.promoted
     assert rejected.reason.startswith("accuracy on MNIST's own test set 0.")
     assert (
-        "is below the minimum of 0.6000 (if these digits are not to look like MNIST's, set fixed_test_set=false)"
+        "is below the minimum of 0.6000 (if these digits are not meant to look like MNIST's, set fixed_test_set=false)"
         in (rejected.reason)
     )
     assert evaluated.champion_accuracy
@@ -164,7 +167,7 @@ def test_a_champion_that_does_not_reproduce_its_score_on_mnist_is_refused(
     then = json.loads((second / "evaluation.json").read_text())["champion"]["mnist"]["accuracy"]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mnist_tasks.evaluate.published_accuracy", lambda _: then + 0.0021)
+        patch.setattr("mnist_tasks.evaluate.published_mnist_accuracy", lambda _: then + 0.0021)
         evaluate(dataset, second, workspace.models)
         (problem,) = failures(second, "champion")
         patch.setattr("mnist_tasks.evaluate.library_versions", lambda: {"keras": "99"})
@@ -173,7 +176,7 @@ def test_a_champion_that_does_not_reproduce_its_score_on_mnist_is_refused(
     assert problem.startswith(
         f"version 1 got {then + 0.0021:.4f} on MNIST's own test set when it was published and gets"
     )
-    assert "more than the allowed difference of 0.001; the same model gives other answers here: mend" in problem
+    assert "more than the allowed difference of 0.001; the same model gives other answers here: fix" in problem
     assert failures(second, "champion") == []
 
 
@@ -207,7 +210,7 @@ def test_where_tonights_are_mnists_nothing_is_measured_twice(
         counted.append(len(pixels))
         return scaled(pixels)
 
-    monkeypatch.setattr("mnist_tasks.evaluate.scaled", count)
+    monkeypatch.setattr("mnist_tasks.evaluation.measurement.scaled", count)
     evaluate(folder, run, workspace.models)
 
     candidate = json.loads((run / "evaluation.json").read_text())["candidate"]

@@ -37,7 +37,7 @@ from fastapi.routing import APIRoute
 from starlette.routing import Mount
 from starlette.testclient import TestClient
 
-from mnist_tasks.gate import GateConfig
+from mnist_tasks.gate_config import GateConfig
 from mnist_tasks.promote import promote
 from mnist_tasks.registry.model_directory import ModelDirectory
 from mnist_tasks.system.errors import ModelError
@@ -439,7 +439,7 @@ def test_a_link_that_leads_out_of_a_runs_folder_is_not_followed(
     plant(run / name, home.root.parent / "outside", method)
     page = browser.get(f"/runs/mnist_training/{promoted}")
     assert SECRET not in page.html
-    assert f"{name} is no file of this folder" in page.text or "The figure recall.png is missing" in page.text
+    assert f"{name} is not a file of this folder" in page.text or "The figure recall.png is missing" in page.text
     for figure in ("recall.png", "mistakes.png"):
         answer = browser.ask(f"/runs/mnist_training/{promoted}/figures/{figure}")
         assert answer.status == 404 if name in ("figures", f"figures/{figure}") else answer.body == PNG
@@ -456,9 +456,9 @@ def test_a_link_that_leads_out_of_a_version_is_not_followed(
     listed, page = browser.get("/models"), browser.get("/models/1")
     assert SECRET not in listed.html + page.html
     assert "version 1 is damaged" in page.text
-    assert f"{name} is no file of the model directory" in page.text
+    assert f"{name} is not a file of the model directory" in page.text
     if name.endswith(".json"):
-        assert f"version 1 is damaged: {name} is no file of this folder" in listed.text
+        assert f"version 1 is damaged: {name} is not a file of this folder" in listed.text
     figure = browser.ask("/models/1/figures/recall.png")
     assert figure.status == (404 if name.startswith("figures") else 200)
     model = browser.ask("/models/1/model.keras")
@@ -487,8 +487,8 @@ def plant(path: Path, outside: Path, method: Callable[[Path, Path], None] | None
 def test_a_version_that_is_a_link_to_elsewhere_is_damaged(browser: Browser, home: Workspace, promoted: str) -> None:
     (home.models / "1").rename(home.root.parent / "elsewhere")
     (home.models / "1").symlink_to(home.root.parent / "elsewhere")
-    assert "version 1 is damaged: metadata.json is no file of this folder" in browser.get("/models").text
-    assert "is no file of the model directory" in browser.get("/models/1").text
+    assert "version 1 is damaged: metadata.json is not a file of this folder" in browser.get("/models").text
+    assert "is not a file of the model directory" in browser.get("/models/1").text
     browser.get("/models/1/model.keras", 404)
     assert promoted
 
@@ -1006,7 +1006,7 @@ def test_pictures_of_the_data_are_not_read_through_links(browser: Browser, home:
 
     page = browser.get(f"/runs/mnist_training/{promoted}")
 
-    assert "validation.json is no file of this folder" in page.text
+    assert "validation.json is not a file of this folder" in page.text
     assert browser.ask(f"/runs/mnist_training/{promoted}/figures/batch-01.png").status == 404
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from mnist_tasks.gate import GateConfig
+from mnist_tasks.gate_config import GateConfig
 from mnist_tasks.promote import promote
 from mnist_tasks.registry.model_card import FIGURES, model_card
 from mnist_tasks.registry.model_directory import ModelDirectory

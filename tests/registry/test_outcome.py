@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 from run import FAILED, PROMOTED, REJECTED, outcome
 
-from mnist_tasks.gate import GateConfig
+from mnist_tasks.documents import DecisionRecord
+from mnist_tasks.gate_config import GateConfig
 from mnist_tasks.promote import promote
 from mnist_tasks.registry.model_directory import ModelDirectory
 from mnist_tasks.registry.outcome import published_as, version_of
@@ -126,9 +127,13 @@ def test_after_the_link_has_moved_the_champion_is_not_said_to_stay(
     assert (home.models / "champion").readlink() == Path("1")
     assert word(candidate) == ("approved", False, None)  # a reader in that instant
     models = ModelDirectory(home.models)
-    assert published_as(candidate, models) == version_of(decision(candidate), candidate, models) == 1
+    assert (
+        published_as(candidate, models)
+        == version_of(DecisionRecord.read(candidate / "decision.json", ""), candidate, models)
+        == 1
+    )
     if fails is full:
-        words = "published as version 1, but not all is written down; version 1 is champion"
+        words = "published as version 1, but not everything is written down; version 1 is champion"
         assert words in [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
     assert outcome("failed", home, candidate) == FAILED
     said = capsys.readouterr().out
@@ -149,14 +154,14 @@ def test_an_older_releases_promoted_is_believed_only_if_the_history_agrees(
     models = ModelDirectory(home.models)
     record = {"outcome": "promoted", "promoted": True, "version": None, "reason": "good", "candidate_accuracy": 0.98}
     write_json(candidate / "decision.json", record)
-    assert version_of(record, candidate, models) is None
+    assert version_of(DecisionRecord.model_validate(record), candidate, models) is None
     assert outcome("failed", home, candidate) == FAILED
     assert "failed: approved by the gate, but not published;" in capsys.readouterr().out
 
     promote(candidate, home.models, LENIENT)
     write_json(candidate / "decision.json", record)
 
-    assert version_of(record, candidate, models) == 1
+    assert version_of(DecisionRecord.model_validate(record), candidate, models) == 1
     assert outcome("success", home, candidate) == PROMOTED
     assert "promoted as version 1: good" in capsys.readouterr().out
 

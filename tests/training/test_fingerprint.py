@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from mnist_tasks.config import TrainConfig
-from mnist_tasks.gate import Approval, GateConfig
+from mnist_tasks.documents import Approval
+from mnist_tasks.gate_config import GateConfig
 from mnist_tasks.promote import promote
 from mnist_tasks.registry.model_directory import ModelDirectory
 from mnist_tasks.registry.version import Version
@@ -250,7 +251,7 @@ def test_a_version_that_a_kill_has_left_without_the_link_does_not_count(
 def test_deciding_so_needs_neither_tensorflow_nor_numpy(night: Night) -> None:
     script = (
         "import sys; from pathlib import Path\n"
-        "from mnist_tasks.config import TrainConfig; from mnist_tasks.gate import GateConfig\n"
+        "from mnist_tasks.config import TrainConfig; from mnist_tasks.gate_config import GateConfig\n"
         "from mnist_tasks.training.fingerprint import unchanged\n"
         f"policy = GateConfig(**{ANYTHING!r})\n"
         "reason = unchanged(sys.argv[1], TrainConfig(epochs=3), policy, Path(sys.argv[2]), Path(sys.argv[3]))\n"
@@ -365,7 +366,7 @@ def test_a_damaged_record_of_the_rejection_is_a_reason_to_train(
     (night.models.root / "rejected.json").write_text(text)
 
     assert after.ends() is None
-    assert "the last rejection is not known" in caplog.text
+    assert "the last rejection is unknown" in caplog.text
 
 
 def test_a_candidate_of_before_the_fingerprint_leaves_no_record(night: Night) -> None:

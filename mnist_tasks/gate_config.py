@@ -1,0 +1,115 @@
+"""What the gate asks of a candidate: each bound with its default, its limits and its words for the trigger form."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, WithJsonSchema, model_validator
+
+from mnist_tasks.system.errors import InputError
+from mnist_tasks.system.parameters import Parameters, one_of
+
+
+class GateConfig(Parameters):
+    """What the gate asks of a candidate. Shares are fractions of the test images, in [0, 1]; losses are in nats."""
+
+    min_accuracy: float = Field(
+        0.97, ge=0, le=1, title="Minimum accuracy", description="A candidate below it is rejected."
+    )
+    max_accuracy: float = Field(
+        0.9985,
+        ge=0,
+        le=1,
+        title="Suspicious accuracy",
+        description="A candidate above it is rejected: no single network is known to be that good, so test images have "
+        "probably got into its training.",
+    )
+    max_loss: float = Field(
+        0.3, ge=0, title="Maximum loss", description="Mean cross-entropy, in nats; a candidate above it is rejected."
+    )
+    min_digit_recall: float = Field(
+        0.93,
+        ge=0,
+        le=1,
+        title="Minimum recall of a digit",
+        description="Share of each digit's images that must be recognized.",
+    )
+    min_digit_precision: float = Field(
+        0.93,
+        ge=0,
+        le=1,
+        title="Minimum precision of a digit",
+        description="Share of the images taken for a digit that must be that digit.",
+    )
+    max_regression: float = Field(
+        0.004,
+        ge=0,
+        le=1,
+        title="Allowed regression",
+        description="How far the candidate's accuracy may lie below the champion's, both measured in this run.",
+    )
+    max_digit_regression: float = Field(
+        0.04,
+        ge=0,
+        le=1,
+        title="Allowed regression of a digit",
+        description="How far the candidate's recall of a digit may lie below the champion's.",
+    )
+    max_loss_increase: float = Field(
+        0.01,
+        ge=0,
+        title="Allowed increase of the loss",
+        description="How far the candidate's loss may lie above the champion's, in nats. Shows wrong labels long "
+        "before the accuracy does. Skipped if the two were trained for different losses, as with label smoothing.",
+    )
+    max_champion_drop: float = Field(
+        0.05,
+        ge=0,
+        le=1,
+        title="Allowed drop of the champion",
+        description="How far the champion's accuracy on tonight's test images may lie below its published one, beyond "
+        "what chance explains. A larger drop stops the run: the test images have changed, not the candidate. Set it to "
+        "1 for new test images that are meant to be much harder.",
+    )
+    fixed_test_set: bool = Field(
+        True,
+        title="MNIST's test set counts",
+        description="The accuracy must keep its bounds on MNIST's own 10,000 test images as well, whatever the "
+        "source and the inbox contain. Switch it off only for digits that are not meant to look like MNIST's.",
+    )
+    min_support: int = Field(
+        100,
+        ge=1,
+        le=1_000_000,
+        title="Minimum support",
+        description="A digit with fewer test images is not judged on its own, because chance would decide.",
+    )
+    on_rejection: Annotated[str, one_of("skip", "fail")] = Field(
+        "skip",
+        title="On rejection",
+        description="`skip`: the task promote is skipped and the run succeeds; `fail`: both fail.",
+    )
+    force: bool = Field(
+        False,
+        title="Force",
+        description="Publish although quality checks failed. It never overrules an integrity check and needs a reason.",
+    )
+    # It may be null, because Airflow's form treats an empty text as a missing one.
+    force_reason: Annotated[str | None, WithJsonSchema({"type": ["string", "null"], "maxLength": 500})] = Field(
+        None,
+        title="Reason to force",
+        description="Who decided so, and why. It goes into the decision, the history and the model card.",
+    )
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> GateConfig:
+        if self.min_accuracy > self.max_accuracy:
+            raise InputError(
+                f"min_accuracy: {self.min_accuracy} is above max_accuracy, {self.max_accuracy}, so no model could "
+                "pass; lower the first or raise the second"
+            )
+        if self.force and not (self.force_reason or "").strip():
+            raise InputError("force: a reason is needed; set force_reason to who decided so, and why")
+        if self.force_reason and not self.force:
+            raise InputError(f"force_reason: {self.force_reason!r} without force; set force=true, or leave it out")
+        return self
