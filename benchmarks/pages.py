@@ -23,9 +23,10 @@ from mnist_tasks.documents import Evaluation
 from mnist_tasks.gate import decide
 from mnist_tasks.gate_config import GateConfig
 from mnist_tasks.registry.model_directory import ModelDirectory
+from mnist_tasks.registry.publishing import publish
 from mnist_tasks.system.files import sha256, write_json
 from mnist_tasks.workspace import PROJECT, Workspace
-from tests.helpers import stand_in
+from tests.helpers import stand_in, with_documents
 from tests.plugins.documents import evaluated_run, evaluation, training
 
 VERSIONS = 500
@@ -75,7 +76,12 @@ def fill(home: Path) -> None:
         bounds = GateConfig(max_regression=1, max_digit_regression=1)
         decision = decide(measured.candidate, measured.champion, bounds)
         assert decision.approved
-        record = {**asdict(decision), "policy": GateConfig().model_dump(), "champion_version": number - 1 or None}
+        record = {
+            **asdict(decision),
+            "run_id": name,
+            "policy": GateConfig().model_dump(),
+            "champion_version": number - 1 or None,
+        }
         metadata = {**training(name), "run_id": name, "forced": False, "test_accuracy": accuracy}
         files = {}
         if number == VERSIONS:
@@ -95,7 +101,7 @@ def fill(home: Path) -> None:
             "evaluation": document,
             "decision": record,
         }
-        models.publish(**{**base, **changed})
+        publish(models, **with_documents({**base, **changed}))
 
 
 def serve() -> dict[str, dict[str, list[float]]]:

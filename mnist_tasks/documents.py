@@ -388,12 +388,12 @@ class HistoryEvent(Document):
     model_config = ConfigDict(frozen=True, extra="allow", strict=True, populate_by_name=True)
 
     time: str
-    event: str | None = None
+    event: str = ""
     before: Annotated[int | None, Field(alias="from", gt=0)] = None
     to: Annotated[int | None, Field(gt=0)] = None
     version: Annotated[int | None, Field(gt=0)] = None
     files: list[str] = []
-    reason: str | None = None
+    reason: str = ""
     published_by: str | None = None
     run_id: str | None = None
     approved_by: str | None = None
@@ -406,3 +406,7 @@ class HistoryEvent(Document):
     def is_move(self) -> bool:
         """Whether the champion link has moved, also if it has gone."""
         return "to" in self.model_fields_set
+
+    def to_json_value(self) -> Any:
+        """The event with the fields that it has."""
+        return self.model_dump(mode="json", by_alias=True, exclude_unset=True)

@@ -5,7 +5,6 @@ Both are measured on tonight's test images and on MNIST's own, which no source a
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -140,8 +139,7 @@ def _champion(models: ModelDirectory, test: TestImages) -> Champion | None:
             return None
         number = version.number
         models.verify(version)
-        metadata = Metadata.model_validate_json(json.dumps(version.metadata()))
-        evaluation = Evaluation.model_validate_json(json.dumps(version.evaluation()))
+        metadata, evaluation = version.metadata(), version.evaluation()
         if not metadata.config:
             raise ModelError(f"version {number} is damaged: its metadata.json has no config{WAY_OUT}")
     except (ModelError, ValidationError) as error:

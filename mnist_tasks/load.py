@@ -311,7 +311,7 @@ class _Loading:
         """`dataset.json` of the data that the champion was trained on; None if there is none, or it cannot be read."""
         try:
             champion = ModelDirectory(self.models).champion() if self.models else None
-            digest = str(champion.metadata().get("dataset")) if champion else ""
+            digest = str(champion.metadata().dataset) if champion else ""
             if re.fullmatch("[0-9a-f]{64}", digest):
                 description = Dataset(self.datasets / digest).description()
                 if str(description.get("source")).split(" ")[0] in KNOWN_DIGESTS:  # an older release wrote no test set

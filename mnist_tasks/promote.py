@@ -18,6 +18,7 @@ from mnist_tasks.gate import INTEGRITY, Decision, decide, with_approval
 from mnist_tasks.gate_config import GateConfig
 from mnist_tasks.registry.model_directory import ModelDirectory
 from mnist_tasks.registry.outcome import NOT_PUBLISHED, PROMOTED, decision_record, published_as
+from mnist_tasks.registry.publishing import publish
 from mnist_tasks.registry.version import CARD, DECISION, EVALUATION, METADATA, MODEL, SAVED_MODEL, Version
 from mnist_tasks.system.errors import ModelError
 from mnist_tasks.system.files import copy, sha256, write_atomically
@@ -125,23 +126,16 @@ def _publish(
             raise ModelError(
                 f"{run / EVALUATION} has no digest of {missing[0]}; clear the evaluate task to write it again"
             )
-        version = models.publish(
+        version = publish(
+            models,
             {names[name]: run / name for name in names},
             {names[name]: digest for name, digest in evaluation.files.items()},
             published_by=run.name,
             replaces=record.champion_version,
-            reason=record.reason,
-            metadata={
-                **training.to_json_value(),
-                "run_id": run.name,
-                "signatures": evaluation.signatures,
-                "test_accuracy": record.candidate_accuracy,
-                "forced": record.forced,
-                **({"approved_by": record.approval.by} if record.approval else {}),
-            },
-            evaluation=evaluation.to_json_value(),
+            training=training,
+            evaluation=evaluation,
             # The version's own decision, which nobody sees before the version is published.
-            decision=record.model_copy(update={"outcome": PROMOTED, "promoted": True}).to_json_value(),
+            decision=record.model_copy(update={"outcome": PROMOTED, "promoted": True}),
         )
         # `models repair` uses these if the version's own are damaged. The decision comes last: then all is done.
         for name in (METADATA, CARD, DECISION):

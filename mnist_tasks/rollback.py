@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mnist_tasks.config import RollbackConfig
 from mnist_tasks.registry.model_directory import ModelDirectory
+from mnist_tasks.registry.rollback import roll_back
 from mnist_tasks.registry.version import version_name
 from mnist_tasks.system.task_log import log_resources
 
@@ -23,7 +24,7 @@ class RolledBack:
     version: int
     restores: int
     replaces: int | None
-    accuracy: float
+    accuracy: float | None
     path: str
 
 
@@ -44,18 +45,17 @@ def rollback(models: Path, config: RollbackConfig, run_id: str) -> RolledBack:
     log.info("reading the versions in %s", models)
     directory = ModelDirectory(models)
     try:
-        version = directory.rollback(config.version, reason=config.reason, published_by=run_id, once=True)
+        version = roll_back(directory, config.version, reason=config.reason, published_by=run_id, once=True)
     except OSError:
-        log.warning("the rollback did not come to its end: %s", directory.standing())
+        log.warning("the rollback was not completed: %s", directory.standing())
         raise
     metadata = version.metadata()
+    restores = metadata.restores or version.number
     log.info(
         "version %d is champion: version %d again, instead of %s: %s",
         version.number,
-        metadata["restores"],
-        version_name(metadata["replaces"]),
+        restores,
+        version_name(metadata.replaces),
         config.reason,
     )
-    return RolledBack(
-        version.number, metadata["restores"], metadata["replaces"], metadata["test_accuracy"], str(version.folder)
-    )
+    return RolledBack(version.number, restores, metadata.replaces, metadata.test_accuracy, str(version.folder))

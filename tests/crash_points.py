@@ -23,11 +23,16 @@ from pathlib import Path
 from types import BuiltinFunctionType, FrameType
 from typing import Any
 
+from mnist_tasks.registry import publishing
 from mnist_tasks.registry.model_directory import ModelDirectory
-from mnist_tasks.registry.repair import problems, repair
+from mnist_tasks.registry.repair import repair
+from mnist_tasks.registry.retention import prune
+from mnist_tasks.registry.retirement import retire
+from mnist_tasks.registry.rollback import roll_back
+from mnist_tasks.registry.verification import problems
 from mnist_tasks.registry.version import REPAIR
 from mnist_tasks.system.errors import InputError, ModelError
-from tests.helpers import publish, stand_in
+from tests.helpers import publish, stand_in, with_documents
 
 TAKES_SPACE = {"write", "sendfile", "mkdir", "symlink", "link", "fsync", "flush"}
 STEPS = {*TAKES_SPACE, "open", "rename", "replace", "unlink", "remove", "rmdir", "close", "truncate"}
@@ -38,12 +43,14 @@ Operation = Callable[[ModelDirectory], Any]
 
 OPERATIONS: dict[str, Operation] = {
     "publish": lambda models: publish(models, "next", replaces=4),
-    "rollback": lambda models: models.rollback(
-        reason="a test", published_by="back", once=True, smoke_test=lambda _: None
+    "rollback": lambda models: roll_back(
+        models, reason="a test", published_by="back", once=True, smoke_test=lambda _: None
     ),
-    "prune": lambda models: models.prune(keep=1),
-    "retire": lambda models: models.retire("a test", "me"),
-    "undo": lambda models: models.rollback(reason="a test", published_by="undo", once=True, smoke_test=lambda _: None),
+    "prune": lambda models: prune(models, keep=1),
+    "retire": lambda models: retire(models, "a test", "me"),
+    "undo": lambda models: roll_back(
+        models, reason="a test", published_by="undo", once=True, smoke_test=lambda _: None
+    ),
 }
 CHAMPION_AFTER = {"publish": 5, "rollback": 5, "prune": 4, "undo": 5}
 
@@ -52,7 +59,7 @@ def prepare(models: ModelDirectory) -> None:
     """Four versions; the fourth is champion and restores the second."""
     for number in (1, 2, 3):
         publish(models, f"run-{number}", replaces=number - 1 or None)
-    models.rollback(2, reason="a test", published_by="back to 2", smoke_test=lambda _: None)
+    roll_back(models, 2, reason="a test", published_by="back to 2", smoke_test=lambda _: None)
 
 
 def is_step(function: BuiltinFunctionType) -> bool:
@@ -107,7 +114,7 @@ def look(models: ModelDirectory, allowed: set[int]) -> None:
     assert champion.number in allowed, champion
     for version in models.versions():  # what TF Serving would load
         assert models.damage(version) == []
-    last = [event["to"] for event in models.history() if "to" in event][-1]
+    last = [event.to for event in models.history() if event.is_move][-1]
     assert last == champion.number, "the history ends with the champion"
 
 
@@ -118,7 +125,7 @@ def go_on(name: str, models: ModelDirectory) -> None:
     champion = models.champion()
     assert champion
     assert champion.number == CHAMPION_AFTER[name]
-    moves = [event["to"] for event in models.history() if "to" in event]
+    moves = [event.to for event in models.history() if event.is_move]
     assert moves == [1, 2, 3, 4, 5][: CHAMPION_AFTER[name]], moves
     if name == "prune":
         assert [version.number for version in models.versions()] == [1, 3, 4]
@@ -234,7 +241,7 @@ def two_at_once(models: ModelDirectory, names: list[str], replaces: int | None) 
             os.close(go)
             os.read(ready, 1)
             try:
-                models.publish(**candidate, replaces=replaces)
+                publishing.publish(models, **with_documents(candidate), replaces=replaces)
             except ModelError:
                 os._exit(1)
             except BaseException:

@@ -17,7 +17,9 @@ import httpx
 import numpy.typing as npt
 import pytest
 
+from mnist_tasks.documents import DecisionRecord, Evaluation, Training
 from mnist_tasks.gate_config import GateConfig
+from mnist_tasks.registry import publishing
 from mnist_tasks.registry.model_directory import ModelDirectory
 from mnist_tasks.registry.version import Version
 from mnist_tasks.system.files import sha256
@@ -156,6 +158,26 @@ def stand_in(name: str, folder: Path) -> dict[str, Any]:
     }
 
 
+def with_documents(candidate: dict[str, Any]) -> dict[str, Any]:
+    """What `stand_in` gives, as `publish` takes it: with documents instead of plain JSON."""
+    arguments = {name: value for name, value in candidate.items() if name not in ("metadata", "reason")}
+    metadata = dict(candidate["metadata"])
+    decision = {
+        "run_id": metadata.pop("run_id"),
+        "candidate_accuracy": metadata.pop("test_accuracy"),
+        **candidate["decision"],
+        "reason": candidate["reason"],
+    }
+    return {
+        **arguments,
+        "training": Training.model_validate_json(json.dumps(metadata)),
+        "evaluation": Evaluation.model_validate_json(json.dumps(candidate["evaluation"])),
+        "decision": DecisionRecord.model_validate_json(json.dumps(decision)),
+    }
+
+
 def publish(models: ModelDirectory, name: str, replaces: int | None, **changed: Any) -> Version:
     """Publish small files that stand in for the model of the run `name`."""
-    return models.publish(**{**stand_in(name, models.root.parent / "runs"), "replaces": replaces, **changed})
+    candidate = stand_in(name, models.root.parent / "runs")
+    changed = {**({"reason": changed["decision"]["reason"]} if "decision" in changed else {}), **changed}
+    return publishing.publish(models, **with_documents({**candidate, "replaces": replaces, **changed}))

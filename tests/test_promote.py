@@ -20,6 +20,7 @@ from mnist_tasks.documents import Approval
 from mnist_tasks.gate_config import GateConfig
 from mnist_tasks.promote import promote
 from mnist_tasks.registry.model_directory import ModelDirectory
+from mnist_tasks.registry.rollback import roll_back
 from mnist_tasks.registry.smoke_test import smoke_test
 from mnist_tasks.system.errors import ModelError
 from mnist_tasks.system.files import sha256
@@ -161,10 +162,10 @@ def test_force_publishes_what_the_gate_rejects_and_says_so_everywhere(run: Path,
     assert (forced.promoted, forced.forced, forced.version) == (True, True, 1)
     assert forced.reason.startswith("forced (Ada: for the demo) although accuracy 0.8")
     version = ModelDirectory(workspace.models).version("1")
-    assert version.metadata()["forced"]
-    assert version.decision()["forced"]
+    assert version.metadata().forced
+    assert version.decision().forced
     assert "> **Forced.**" in version.card()
-    assert ModelDirectory(workspace.models).history()[0]["event"] == "forced"
+    assert ModelDirectory(workspace.models).history()[0].event == "forced"
 
 
 @pytest.mark.parametrize(("whose", "way_out"), [("candidate", "; clear the train task .* again$"), ("champion", "$")])
@@ -274,7 +275,7 @@ def test_who_approved_is_in_everything_that_is_written(run: Path, workspace: Wor
     assert promoted.reason.endswith("; approved by Ada (admin): fine")
     models = ModelDirectory(workspace.models)
     version = models.version("1")
-    for decision in (json.loads((run / "decision.json").read_text()), version.decision()):
+    for decision in (json.loads((folder / "decision.json").read_text()) for folder in (run, version.folder)):
         assert decision["approval"] == {
             "evaluation": sha256(run / "evaluation.json"),
             "approved": True,
@@ -283,8 +284,8 @@ def test_who_approved_is_in_everything_that_is_written(run: Path, workspace: Wor
             "comment": "fine",
         }
         assert decision["checks"][-1]["rule"] == "approval"
-    assert version.metadata()["approved_by"] == "Ada (admin)"
-    assert models.history()[-1]["approved_by"] == "Ada (admin)"
+    assert version.metadata().approved_by == "Ada (admin)"
+    assert models.history()[-1].approved_by == "Ada (admin)"
     assert "| approved by | Ada (admin) |" in version.card()
 
 
@@ -325,7 +326,7 @@ def test_going_back_to_an_approved_model_is_not_said_to_be_approved(run: Path, w
     promote(second, workspace.models, LENIENT)
     models = ModelDirectory(workspace.models)
 
-    models.rollback(reason="it was bad", published_by="Bob", smoke_test=lambda _: None)
+    roll_back(models, reason="it was bad", published_by="Bob", smoke_test=lambda _: None)
 
-    assert [event.get("approved_by") for event in models.history()] == ["Ada (admin)", None, None]
-    assert models.version("3").metadata()["approved_by"] == "Ada (admin)"
+    assert [event.approved_by for event in models.history()] == ["Ada (admin)", None, None]
+    assert models.version("3").metadata().approved_by == "Ada (admin)"

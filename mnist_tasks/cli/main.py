@@ -14,7 +14,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from mnist_tasks.documents import Metadata, ModelEvaluation
 from mnist_tasks.registry.model_directory import ModelDirectory
+from mnist_tasks.registry.retention import prune as prune_versions
+from mnist_tasks.registry.retirement import retire as retire_champion
+from mnist_tasks.registry.rollback import roll_back
 from mnist_tasks.registry.version import Version
 from mnist_tasks.system.disk_space import explained_disk_errors
 from mnist_tasks.system.errors import InputError, ModelError, TaskError
@@ -144,25 +148,23 @@ def list_versions(options: argparse.Namespace, workspace: Workspace) -> int:
 
 def _row(version: Version, is_champion: bool) -> tuple[dict[str, Any], OSError | None]:
     """What the list says of a version, and the error if its documents could only not be read now."""
-    metadata: dict[str, Any] = {}
-    candidate: dict[str, Any] = {}
+    metadata, candidate = Metadata(), ModelEvaluation()
     damage, unread = None, None
     try:
         metadata = version.metadata()
-        candidate = version.evaluation().get("candidate") or {}
+        candidate = version.evaluation().candidate
     except ModelError as error:
         damage = str(error)
     except OSError as error:
         unread = error
-    # `get`: an older release may have written less.
     row = {
         "champion": is_champion,
         "version": version.number,
-        "accuracy": candidate.get("accuracy"),
-        "loss": candidate.get("loss"),
-        "architecture": metadata.get("config", {}).get("architecture"),
-        "published": metadata.get("published"),
-        "published_by": metadata.get("published_by"),
+        "accuracy": candidate.accuracy,
+        "loss": candidate.loss,
+        "architecture": metadata.config.get("architecture"),
+        "published": metadata.published,
+        "published_by": metadata.published_by,
         "damage": damage,
         "retired": version.retired,
     }
@@ -173,9 +175,9 @@ def show(options: argparse.Namespace, workspace: Workspace) -> int:
     """Print a version's model card, or its documents as JSON."""
     version = ModelDirectory(workspace.models).version(options.version)
     documents = {
-        "metadata": version.metadata(),
-        "evaluation": version.evaluation(),
-        "decision": version.decision(),
+        "metadata": version.metadata().to_json_value(),
+        "evaluation": version.evaluation().to_json_value(),
+        "decision": version.decision().to_json_value(),
         "path": str(version.folder),
     }
     card = version.card().split("\n---\n", 1)[-1].strip()
@@ -185,7 +187,7 @@ def show(options: argparse.Namespace, workspace: Workspace) -> int:
 
 def verify(options: argparse.Namespace, workspace: Workspace) -> int:
     """Print what is wrong in the model directory."""
-    from mnist_tasks.registry.repair import problems
+    from mnist_tasks.registry.verification import problems
 
     models = ModelDirectory(workspace.models)
     found = list(problems(models))
@@ -206,7 +208,7 @@ def history(options: argparse.Namespace, workspace: Workspace) -> int:
         number = models.who_was_champion(at)
         _print(options, number, [f"version {number}" if number else "none"])
         return YES
-    events = models.history()
+    events = [event.to_json_value() for event in models.history()]
     columns = ("time", "event", "from", "to", "published_by", "reason")
     rows = [
         [event.get(name, event.get("version", "") if name == "from" else "") for name in columns] for event in events
@@ -219,24 +221,25 @@ def history(options: argparse.Namespace, workspace: Workspace) -> int:
 def rollback(options: argparse.Namespace, workspace: Workspace) -> int:
     """Make an older model champion again."""
     models = ModelDirectory(workspace.models)
-    version = models.rollback(options.to, reason=options.reason, published_by=_user())
+    version = roll_back(models, options.to, reason=options.reason, published_by=_user())
     metadata = version.metadata()
-    before = metadata["replaces"] or "none"
-    again = f"version {version.number} is champion: version {metadata['restores']} again, instead of {before}"
-    _print(options, metadata, [again])
+    before = metadata.replaces or "none"
+    again = f"version {version.number} is champion: version {metadata.restores} again, instead of {before}"
+    _print(options, metadata.to_json_value(), [again])
     return YES
 
 
 def prune(options: argparse.Namespace, workspace: Workspace) -> int:
     """Remove old versions."""
-    removed = ModelDirectory(workspace.models).prune(options.keep)
+    removed = prune_versions(ModelDirectory(workspace.models), options.keep)
     _print(options, removed, [f"removed: {', '.join(map(str, removed)) or 'none'}"])
     return YES
 
 
 def repair(options: argparse.Namespace, workspace: Workspace) -> int:
     """Put right what `verify` finds, and say what is left of it."""
-    from mnist_tasks.registry.repair import NONE_LEFT, none_left, problems, repair
+    from mnist_tasks.registry.repair import NO_CHAMPION_LEFT, repair
+    from mnist_tasks.registry.verification import has_lost_champion, problems
 
     models = ModelDirectory(workspace.models)
     done: list[str] = []
@@ -245,13 +248,13 @@ def repair(options: argparse.Namespace, workspace: Workspace) -> int:
             done.append(step)  # noqa: PERF402 - one by one, for what is done when a later step fails
         # Hashing all again takes no less time than the repair, so only if there was something.
         left = [f"still so: {problem}" for problem in problems(models)] if done else []
-        lost = none_left(models)
+        lost = has_lost_champion(models)
     except BaseException:
         if done:
             _print(options, done, done)
         raise
-    if lost and not any(step.startswith(NONE_LEFT) for step in done):
-        left.append(NONE_LEFT)
+    if lost and not any(step.startswith(NO_CHAMPION_LEFT) for step in done):
+        left.append(NO_CHAMPION_LEFT)
     done += left
     _print(options, done, done or ["nothing to repair"])
     return NO if left or lost else YES
@@ -259,7 +262,7 @@ def repair(options: argparse.Namespace, workspace: Workspace) -> int:
 
 def retire(options: argparse.Namespace, workspace: Workspace) -> int:
     """Have no champion any more."""
-    number = ModelDirectory(workspace.models).retire(options.reason, _user())
+    number = retire_champion(ModelDirectory(workspace.models), options.reason, _user())
     text = (
         f"version {number} is champion no more; the next candidate is judged by the floors alone. TF Serving sees no "
         "version: all are in models/retired. To undo it: models rollback --reason ..."

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from mnist_tasks.config import TrainConfig
 from mnist_tasks.data.dataset import Dataset
+from mnist_tasks.documents import Training
 from mnist_tasks.normalize import normalize
 from mnist_tasks.registry.model_directory import ModelDirectory
 from mnist_tasks.registry.version import MODEL, Version
@@ -28,14 +27,15 @@ def reproduce(version: Version, workspace: Workspace) -> list[str]:
     """
     ModelDirectory(workspace.models).verify(version)
     metadata = version.metadata()
-    config = TrainConfig(**metadata["config"])
-    dataset = Dataset(workspace.dataset(metadata["dataset"]))
+    config = TrainConfig(**metadata.config)
+    dataset = Dataset(workspace.dataset(str(metadata.dataset)))
     normalize(dataset.folder)  # whose images may have been removed to save space
     with tempfile.TemporaryDirectory(prefix="reproduce-") as run:
         trained = train(dataset.folder, config, Path(run))
-        if trained.weights_sha256 == metadata["weights_sha256"]:
+        if trained.weights_sha256 == metadata.weights_sha256:
             return []
-        now, then = _circumstances(json.loads((Path(run) / "training.json").read_text())), _circumstances(metadata)
+        training = Training.read(Path(run) / "training.json", "try again")
+        now, then = _circumstances(training), _circumstances(metadata)
         changed = [
             f"{name} was {then.get(name, 'not set')}, is {now.get(name, 'not set')}"
             for name in sorted(now.keys() | then.keys())
@@ -44,11 +44,10 @@ def reproduce(version: Version, workspace: Workspace) -> list[str]:
         return [*changed, *_different_weights(version.model, Path(run) / MODEL)]
 
 
-def _circumstances(training: Mapping[str, Any]) -> dict[str, str]:
+def _circumstances(training: Training) -> dict[str, str]:
     """What decides the weights beside recipe and data; an older release has not written all of it down."""
-    processor = training.get("hardware", {}).get("processor", "unknown")
-    at_hand = {"device": training["device"], "processor": processor}
-    return {**training["library_versions"], **training.get("environment", {}), **at_hand}
+    machine = {"device": str(training.device), "processor": training.hardware.get("processor", "unknown")}
+    return {**training.library_versions, **training.environment, **machine}
 
 
 def _different_weights(then: Path, now: Path) -> Iterator[str]:

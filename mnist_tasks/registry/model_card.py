@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import yaml
+
+from mnist_tasks.documents import DecisionRecord, Evaluation, Metadata, MnistMetrics, ModelEvaluation
 
 FIGURES = {
     "figures/recall.png": "Recall of each digit, the candidate's and the champion's",
@@ -33,18 +35,31 @@ LIMITS = """\
 
 - It knows digits as MNIST has them: white ink on black, upright, one in the middle of 28x28 pixels. Bring other images
   into that form first; `python -m mnist_tasks predict` does.
-- It has no class for anything that is no digit: it answers with a digit, often a sure one, whatever it sees.
+- It has no class for anything that is not a digit: it answers with a digit, often with a high probability, whatever it
+  sees.
 - The probabilities are not calibrated. The test images come from the same source as the training images; on other
   people's handwriting the accuracy is lower."""
 
 
-def model_card(metadata: Mapping[str, Any], evaluation: Mapping[str, Any], decision: Mapping[str, Any]) -> str:
-    """The card, from a version's `metadata.json` (without its digests), `evaluation.json` and `decision.json`."""
-    return "\n".join([*_front_matter(metadata, evaluation), *_body(metadata, evaluation, decision), ""])
+def model_card(metadata: Metadata, evaluation: Evaluation, decision: DecisionRecord) -> str:
+    """The card, from a version's metadata (without its digests), evaluation and decision."""
+    return "\n".join(
+        [
+            *_front_matter(metadata, evaluation),
+            *_head(metadata, decision),
+            *_summary(metadata, evaluation, decision),
+            *LOADING.splitlines(),
+            "",
+            *_digits(evaluation),
+            *_origin(metadata, evaluation),
+            *LIMITS.splitlines(),
+            "",
+        ]
+    )
 
 
-def _front_matter(metadata: Mapping[str, Any], evaluation: Mapping[str, Any]) -> Iterator[str]:
-    candidate = evaluation["candidate"]
+def _front_matter(metadata: Metadata, evaluation: Evaluation) -> Iterator[str]:
+    candidate, name = evaluation.candidate, f"mnist-{metadata.config['architecture']}"
     # https://huggingface.co/docs/hub/model-cards: results are given as a `model-index`.
     results = {
         "task": {"type": "image-classification", "name": "Image classification"},
@@ -52,110 +67,102 @@ def _front_matter(metadata: Mapping[str, Any], evaluation: Mapping[str, Any]) ->
             "name": _dataset_name(evaluation),
             "type": "mnist" if _is_mnist(evaluation) else "image-classification",
             "split": "test",
-            "revision": evaluation["dataset"],
+            "revision": evaluation.dataset,
         },
         "metrics": [
-            {"type": name, "value": candidate[name], "name": name.capitalize()} for name in ("accuracy", "loss")
+            {"type": "accuracy", "value": candidate.accuracy, "name": "Accuracy"},
+            {"type": "loss", "value": candidate.loss, "name": "Loss"},
         ],
     }
     front_matter = {
         "library_name": "keras",
         "pipeline_tag": "image-classification",
-        "tags": ["mnist", "handwritten-digits", metadata["config"]["architecture"]],
+        "tags": ["mnist", "handwritten-digits", metadata.config["architecture"]],
         "metrics": ["accuracy"],
-        "model-index": [{"name": f"mnist-{metadata['config']['architecture']}", "results": [results]}],
+        "model-index": [{"name": name, "results": [results]}],
     }
     yield "---"
     yield yaml.safe_dump(front_matter, sort_keys=False, allow_unicode=True).rstrip()
     yield "---"
 
 
-def _body(metadata: Mapping[str, Any], evaluation: Mapping[str, Any], decision: Mapping[str, Any]) -> Iterator[str]:
-    candidate, config = evaluation["candidate"], metadata["config"]
-    yield f"# Handwritten digits, version {metadata['version']}"
+def _head(metadata: Metadata, decision: DecisionRecord) -> Iterator[str]:
+    yield f"# Handwritten digits, version {metadata.version}"
     yield ""
     yield "Classifies an image of 28x28 grey pixels as a digit, 0 to 9. Trained by the Airflow DAG `mnist_training`."
     yield ""
-    if decision["forced"]:
-        yield f"> **Forced.** It did not pass its quality checks: {_plain(decision['reason'])}"
+    if decision.forced:
+        yield f"> **Forced.** It did not pass its quality checks: {_plain(decision.reason)}"
         yield ""
-    if metadata.get("restores"):
-        instead = f"instead of version {metadata['replaces']}" if metadata["replaces"] else "there was no champion"
+    if metadata.restores:
+        instead = f"instead of version {metadata.replaces}" if metadata.replaces else "there was no champion"
         yield (
-            f"> The files are those of version {metadata['restores']}, published again: {_plain(metadata['reason'])} "
+            f"> The files are those of version {metadata.restores}, published again: {_plain(metadata.reason)} "
             f"({instead})."
         )
         yield ""
-    yield from _table(
-        ("", ""),
-        [
-            (
-                "accuracy",
-                "{:.4f} (95 % interval {:.4f} to {:.4f})".format(candidate["accuracy"], *candidate["accuracy_95"]),
-            ),
-            ("loss", f"{candidate['loss']:.4f} nats"),
-            *_on_mnist(candidate),
-            ("measured on", f"{evaluation['test_images']:,} test images of {_dataset_name(evaluation)}"),
-            ("published", f"{metadata['published']}, by {metadata['published_by']}"),
-            ("decision", decision["reason"]),
-            *([("approved by", metadata["approved_by"])] if metadata.get("approved_by") else []),
-        ],
-    )
-    yield from LOADING.splitlines()
-    yield ""
+
+
+def _summary(metadata: Metadata, evaluation: Evaluation, decision: DecisionRecord) -> Iterator[str]:
+    candidate = evaluation.candidate
+    rows = [("accuracy", _with_interval(candidate)), ("loss", f"{_number(candidate.loss)} nats")]
+    if not candidate.mnist.is_test_set:
+        rows.append(("accuracy on MNIST's own test set", _with_interval(candidate.mnist)))
+    rows += [
+        ("measured on", f"{evaluation.test_images:,} test images of {_dataset_name(evaluation)}"),
+        ("published", f"{metadata.published}, by {metadata.published_by}"),
+        ("decision", decision.reason),
+    ]
+    if metadata.approved_by:
+        rows.append(("approved by", metadata.approved_by))
+    yield from _table(("", ""), rows)
+
+
+def _digits(evaluation: Evaluation) -> Iterator[str]:
     yield "## Each digit"
     yield ""
-    yield from _table(
-        ("digit", "test images", "precision", "recall", "F1"),
-        (
-            (entry["digit"], f"{entry['support']:,}", *(_share(entry[name]) for name in ("precision", "recall", "f1")))
-            for entry in candidate["digits"]
-        ),
+    rows = (
+        (each.digit, f"{each.support:,}", _number(each.precision), _number(each.recall), _number(each.f1))
+        for each in evaluation.candidate.digits
     )
-    files = evaluation.get("files")  # a figure that could not be drawn is not among them
+    yield from _table(("digit", "test images", "precision", "recall", "F1"), rows)
     for path, text in FIGURES.items():
-        if files is None or path in files:
+        # A figure that could not be drawn is not among the files. The first releases did not list them.
+        if not evaluation.files or path in evaluation.files:
             yield f"![{text}]({path})"
             yield ""
+
+
+def _origin(metadata: Metadata, evaluation: Evaluation) -> Iterator[str]:
     yield "## How it was made"
     yield ""
-    yield from _table(
-        ("", ""),
-        [
-            ("run", metadata["run_id"]),
-            (
-                "dataset",
-                f"{_dataset_name(evaluation)}, {evaluation['train_images']:,} training images, {evaluation['dataset']}",
-            ),
-            *((name, value) for name, value in config.items()),
-            ("training", f"{metadata['seconds']:.1f} s on {metadata['device']}"),
-            ("libraries", ", ".join(f"{name} {version}" for name, version in metadata["library_versions"].items())),
-            ("git commit", metadata["git_commit"] or "unknown"),
-            ("SHA-256 of the weights", metadata["weights_sha256"]),
-        ],
-    )
-    yield from LIMITS.splitlines()
+    images = f"{_dataset_name(evaluation)}, {evaluation.train_images:,} training images, {evaluation.dataset}"
+    rows = [
+        ("run", metadata.run_id),
+        ("dataset", images),
+        *metadata.config.items(),
+        ("training", f"{metadata.seconds:.1f} s on {metadata.device}"),
+        ("libraries", ", ".join(f"{name} {version}" for name, version in metadata.library_versions.items())),
+        ("git commit", metadata.git_commit or "unknown"),
+        ("SHA-256 of the weights", metadata.weights_sha256),
+    ]
+    yield from _table(("", ""), rows)
 
 
-def _on_mnist(candidate: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """The accuracy on MNIST's own test set, where the test images are others."""
-    mnist = candidate.get("mnist") or {"is_test_set": True}
-    if not mnist["is_test_set"]:
-        yield (
-            "accuracy on MNIST's own test set",
-            "{:.4f} (95 % interval {:.4f} to {:.4f})".format(mnist["accuracy"], *mnist["accuracy_95"]),
-        )
+def _with_interval(measured: ModelEvaluation | MnistMetrics) -> str:
+    low, high = measured.accuracy_95 or (None, None)
+    return f"{_number(measured.accuracy)} (95 % interval {_number(low)} to {_number(high)})"
 
 
-def _is_mnist(evaluation: Mapping[str, Any]) -> bool:
-    return evaluation["source"] in ("builtin", "keras")
+def _is_mnist(evaluation: Evaluation) -> bool:
+    return evaluation.source in ("builtin", "keras")
 
 
-def _dataset_name(evaluation: Mapping[str, Any]) -> str:
-    return "MNIST" if _is_mnist(evaluation) else str(evaluation["source"])
+def _dataset_name(evaluation: Evaluation) -> str:
+    return "MNIST" if _is_mnist(evaluation) else str(evaluation.source)
 
 
-def _share(value: float | None) -> str:
+def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
 
 

@@ -1,281 +1,274 @@
-"""What is wrong in a model directory as a whole, and how to put it right without losing anything.
+"""Repair a model directory without losing anything.
 
-A file that could only not be read now, or not by this user, is not judged: the `OSError` goes through, and neither that
-file nor its version is touched.
+A file that cannot be read now, or not by this user, is not judged: the `OSError` is raised, and neither that file nor
+its version is touched.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-from filelock import FileLock
-
-from mnist_tasks.registry.model_directory import (
-    Known,
-    ModelDirectory,
-    free_name,
-    last_champion,
-    last_retired,
-    retirement,
+from mnist_tasks.documents import HistoryEvent
+from mnist_tasks.registry.history import ChampionHistory, now
+from mnist_tasks.registry.model_directory import ModelDirectory
+from mnist_tasks.registry.retirement import (
+    bring_back,
+    hidden_name,
+    not_yet_retired,
+    retirement_event,
+    set_aside,
+    still_retired,
 )
+from mnist_tasks.registry.rollback import publish_again
 from mnist_tasks.registry.smoke_test import smoke_test
-from mnist_tasks.registry.version import METADATA, REPAIR, RETIRED, SAVED_MODEL, WAY_OUT, Version, version_name
+from mnist_tasks.registry.version import METADATA, RETIRED, SAVED_MODEL, Version, version_name
 from mnist_tasks.system.errors import ModelError
 from mnist_tasks.system.files import copy, fsync, sha256, write_atomically
 
-# What of a version may lie in its run's folder, and under which name.
-IN_THE_RUN = ("{name}", SAVED_MODEL + "/{name}")
+# Where a file of a version may lie in its run's folder.
+PLACES_IN_RUN = ("{name}", SAVED_MODEL + "/{name}")
 
-NONE_LEFT = "no version is left: there is no champion now"
+NO_CHAMPION_LEFT = "no version is left: there is no champion now"
 
-
-def problems(models: ModelDirectory) -> list[str]:
-    """Hash every file again, read the history and follow the link: what is wrong, each with the command for it.
-
-    Raises:
-        OSError: if something could only not be read now, or not by this user.
-    """
-    if not (found := list(_problems(models))):
-        return found
-    with ExitStack() as stack:
-        # A writer at work looks like damage. Where the lock cannot be had, such as on a read-only mount, there is none.
-        with suppress(OSError):
-            stack.enter_context(FileLock(models.root / ".lock"))
-        return list(_problems(models))
+SmokeTest = Callable[[Path], None]
 
 
-def _problems(models: ModelDirectory) -> Iterator[str]:
-    known = Known(models.recorded())
-    for version in models.versions():
-        for problem in models.damage(version, known=known):
-            yield f"{problem}{WAY_OUT}"
-    for problem in models.damaged_lines():
-        yield f"{problem}; run {REPAIR}"
-    for move in models.gaps():
-        yield f"{models.history_path} lacks that version {move['to']} became champion at {move['time']}; run {REPAIR}"
-    for version in models.came_back(models.history()):  # also by a move that is not recorded yet
-        yield f"version {version.number} is still in {version.folder.parent}, but a rollback ended that; run {REPAIR}"
-    try:
-        champion = models.champion()
-    except ModelError as error:
-        yield str(error)
-        return
-    newest = next(reversed(models.served()), None)
-    if newest and newest != champion:
-        name = version_name(champion.number if champion else None)
-        yield f"version {newest.number} is newer than the champion, {name}: TF Serving serves it; run {REPAIR}"
+def repair(models: ModelDirectory, runs: Path, published_by: str, smoke_test: SmokeTest = smoke_test) -> Iterator[str]:
+    """Repair what `problems` finds; yield what is done, step by step.
 
-
-def repair(
-    models: ModelDirectory, runs: Path, published_by: str, smoke_test: Callable[[Path], None] = smoke_test
-) -> Iterator[str]:
-    """Put right what `problems` finds; what is done, step by step.
-
-    A damaged file comes back from the run that made it or from another version, if a copy with its digest is there. A
+    A damaged file is copied back from the run that made it or from another version, if a copy with its digest exists. A
     version whose model cannot be restored is moved aside, once another one is champion. The link goes where the history
-    says; or to the first whole version that works of what its files come from, the champions before it, and all other
-    former champions, the newest first, which is published again. What was retired stays so. Nothing is deleted.
+    says. If that version cannot be used, the first usable one of `ChampionHistory.fallbacks` is published again. What
+    was retired stays retired. Nothing is deleted.
 
     Args:
         models: the model directory.
         runs: the folder with the runs' folders.
         published_by: who repairs, for the history.
-        smoke_test: called with the folder of a version that is published again.
+        smoke_test: called with the folder of a version before it is published again.
 
     Raises:
         ModelError: if the champion cannot be restored and no other version passes its smoke test; then the link stays.
-        OSError: if something could only not be read or written now; what was done until then has been said.
+        OSError: if a file cannot be read or written now; the steps until then have been yielded.
     """
-    had_history = bool(models.recorded())
+    had_history = bool(models.history_file.events())
     with models.writing() as history:
-        known = Known(history)
         yield from _end_retirement(models)
         versions = models.versions()
         lost = []
         for version in versions:
-            if not models.damage(version, known=known):
+            if not models.damage(version, history=history):
                 continue
-            yield from _restore_files(version, known, runs, [each for each in versions if each != version])
-            if models.damage(version, documents=False, known=known):
+            yield from _restore_files(version, history, runs, [each for each in versions if each != version])
+            if models.damage(version, documents=False, history=history):
                 lost.append(version)
             else:
-                yield from _give_up_documents(version, models, known)
-        yield from _mend_history(models)  # which says where the link goes
-        yield from _mend_link(models, lost, published_by, smoke_test, had_history)
-        yield from _mend_history(models)  # which the link tells if there was none
+                yield from _give_up_documents(version, models, history)
+        yield from _repair_history(models)  # which says where the link goes
+        yield from _repair_link(models, lost, published_by, smoke_test, had_history)
+        yield from _repair_history(models)  # from the link, if there was no history
         for version in lost:
             yield f"{version.folder} cannot be restored; moved to {_move_aside(version.folder)}"
-        yield from _end_retirement(models)  # should it be a rollback that was finished now
-
-
-def none_left(models: ModelDirectory) -> bool:
-    """Whether there is no champion because none could be restored, not because nobody wants one, or had one yet."""
-    moves = [event for event in models.history() if "to" in event]
-    return bool(moves) and moves[-1]["to"] is None and last_retired(moves) is None
+        yield from _end_retirement(models)  # if a rollback was completed just now
 
 
 def _end_retirement(models: ModelDirectory) -> Iterator[str]:
-    for path in models.bring_back(models.came_back(models.recorded())):
+    for path in bring_back(models, still_retired(models, models.champion_history())):
         yield f"brought {path} back, as a rollback has ended the retirement"
 
 
-def _mend_history(models: ModelDirectory) -> Iterator[str]:
-    if models.damaged_lines() or models.gaps():
-        aside = models.mend_history()
-        yield f"filled the gaps of {models.history_path}; lines that could not be read are in {aside}"
+def _repair_history(models: ModelDirectory) -> Iterator[str]:
+    if models.history_file.damaged_lines() or models.missing_moves():
+        aside = models.history_file.replace([event for event, _ in models.completed_history()])
+        yield f"filled the gaps of {models.history_file.path}; lines that could not be read are in {aside}"
 
 
-def _restore_files(version: Version, known: Known, runs: Path, others: list[Version]) -> Iterator[str]:
-    """Copy back each damaged file of which there is a whole copy."""
-    if digest := known.moves.get(version.number, {}).get("metadata_sha256"):
+def _restore_files(version: Version, history: ChampionHistory, runs: Path, others: list[Version]) -> Iterator[str]:
+    """Copy back each damaged file of which a whole copy exists."""
+    move = history.moves.get(version.number)
+    if move and move.metadata_sha256:
         folders = sorted(runs.iterdir()) if runs.is_dir() else []
-        yield from _restore_file(version, METADATA, digest, (folder / METADATA for folder in folders))
-        if version.changed(METADATA, digest):
-            return  # then nobody knows what its files should be
+        yield from _restore_file(version, METADATA, move.metadata_sha256, (folder / METADATA for folder in folders))
+        if version.changed(METADATA, move.metadata_sha256):
+            return  # nobody knows what its other files should be
     try:
         metadata = version.metadata()
-        run, digests = runs / metadata["run_id"], metadata["sha256"].items()
-    except (ModelError, KeyError, AttributeError, TypeError):
+    except ModelError:
         return
-    for name, digest in digests:
-        if name in known.lost.get(version.number, set()) and not os.path.lexists(version.folder / name):
+    if metadata.run_id is None:
+        return
+    run = runs / metadata.run_id
+    for name, digest in metadata.sha256.items():
+        if name in history.lost_files.get(version.number, set()) and not os.path.lexists(version.folder / name):
             continue
-        copies = [*(run / place.format(name=name) for place in IN_THE_RUN), *(other.folder / name for other in others)]
+        copies = [*(run / place.format(name=name) for place in PLACES_IN_RUN), *(each.folder / name for each in others)]
         yield from _restore_file(version, name, digest, copies)
 
 
 def _restore_file(version: Version, name: str, digest: str, copies: Iterable[Path]) -> Iterator[str]:
     if not version.changed(name, digest):
         return
-    target, unread = version.folder / name, None
+    target, read_error = version.folder / name, None
     for path in copies:
         try:
             whole = path.is_file() and sha256(path) == digest
         except OSError as error:
-            unread = error  # it may be the one, should no other be
+            read_error = error  # this copy may be the one that is needed
             continue
         if whole:
-            for part in (target, *target.parents[: name.count("/")]):  # a file may be where a folder should, or so
+            # A file may lie where a folder should be, or the other way round.
+            for part in (target, *target.parents[: name.count("/")]):
                 if os.path.lexists(part) and (part.is_symlink() or part.is_dir() is (part == target)):
                     yield f"{part} cannot be restored; moved to {_move_aside(part)}"
             target.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(target, partial(copy, path))
             yield f"restored {target} from {path}"
             return
-    if unread:
-        raise unread
+    if read_error:
+        raise read_error
 
 
-def _give_up_documents(version: Version, models: ModelDirectory, known: Known) -> Iterator[str]:
-    """Have the history say which documents of a version are lost for ever, so that they are missed no more."""
+def _give_up_documents(version: Version, models: ModelDirectory, history: ChampionHistory) -> Iterator[str]:
+    """Record which documents of a version are lost for good, so that they are no longer reported as missing."""
     names = []
-    for problem in models.damage(version, known=known):
+    for problem in models.damage(version, history=history):
         yield f"{problem}; it cannot be restored, the model works without it"
-    for name, digest in version.metadata()["sha256"].items():
+    for name, digest in version.metadata().sha256.items():
         path = version.folder / name
-        given_up = name in known.lost.get(version.number, set()) and not os.path.lexists(path)
+        given_up = name in history.lost_files.get(version.number, set()) and not os.path.lexists(path)
         if not given_up and version.changed(name, digest):
             if os.path.lexists(path):
                 yield f"{path} is not what was published; moved to {_move_aside(path)}"
             names.append(name)
     if names:
-        models.append({"event": "lost", "version": version.number, "files": names, "reason": "no copy was found"})
+        models.history_file.append(
+            HistoryEvent(time=now(), event="lost", version=version.number, files=names, reason="no copy was found")
+        )
 
 
 def _move_aside(path: Path) -> Path:
-    """Hide what cannot be used, under a name that nothing has yet, which is returned."""
-    aside = free_name(path)
-    path.rename(aside)
+    """Hide what cannot be used under a name that nothing has yet, and return its new path."""
+    hidden = hidden_name(path)
+    path.rename(hidden)
     fsync(path.parent)
-    return aside
+    return hidden
 
 
-def _mend_link(
-    models: ModelDirectory,
-    lost: list[Version],
-    published_by: str,
-    smoke_test: Callable[[Path], None],
-    had_history: bool,
+def _repair_link(
+    models: ModelDirectory, lost: list[Version], published_by: str, smoke_test: SmokeTest, had_history: bool
 ) -> Iterator[str]:
-    """Have the champion link lead to a whole version, and that version be the newest that TF Serving sees."""
-    known = Known(models.recorded())
-    last, retired = last_champion(known.events), last_retired(known.events) is not None
-    try:
-        champion = models.champion()
-    except ModelError:
-        champion = None
-        if os.path.lexists(models.link):
-            if not models.link.is_symlink():
-                yield f"{models.link} is no link; moved to {_move_aside(models.link)}"
-            elif retired:
-                models.link.unlink()
-                fsync(models.root)
-                yield f"removed {models.link}, which led to no version: the champion was retired"
-    served = models.served()
-    numbers = {version.number: version for version in served}
-    if champion is None and last is not None and last not in numbers and (models.root / RETIRED / str(last)).is_dir():
-        reason = f"its folder is in {models.root / RETIRED}"
-        models.link.unlink(missing_ok=True)
-        fsync(models.root)
-        models.append(retirement(last, reason, published_by))
-        yield f"version {last} was retired: {reason}"
-        known, last, retired = Known(models.recorded()), None, True
+    """Have the champion link lead to a whole version, and make that version the newest that TF Serving sees."""
+    yield from _remove_unusable_link(models)
+    yield from _record_retirement_by_hand(models, published_by)
+    history = models.champion_history()
+    retired = history.retired is not None
+    champion = _champion_or_none(models)
+    last = history.champion
     if champion is None and last is None and not retired:
-        last = models.pointed_at()  # if it is lost, as the history is, the link still says which it was
-    # What there is to go to; without a history, the newest.
-    ways = [numbers[number] for number in known.ways_back(last) if number in numbers] if known.moves else served[::-1]
-    ways = [version for version in ways if version not in lost]
-    if champion in lost or (champion is None and not retired and (ways or os.path.lexists(models.link) or last)):
-        if not ways:
+        last = models.linked_number()  # the version is lost, as the history is; the link still says which it was
+    served = {version.number: version for version in models.served()}
+    candidates = [served[number] for number in history.fallbacks(last) if number in served]
+    if not history.moves:
+        candidates = list(served.values())[::-1]  # without a history, the newest first
+    candidates = [version for version in candidates if version not in lost]
+    missing = champion is None and not retired and (candidates or os.path.lexists(models.link) or last)
+    if champion in lost or missing:
+        if not candidates:
             yield from _give_up_champion(models, last)
             return
-        if ways[0].number == last or (last is None and not (had_history or known.moves)):
-            champion = ways[0]
-            models.point_at(champion)
+        if candidates[0].number == last or (last is None and not (had_history or history.moves)):
+            champion = candidates[0]
+            models.set_champion(champion)
             yield f"pointed {models.link} at version {champion.number}" + (", as the history says" if last else "")
         else:
             reason = f"{version_name(last)} cannot be used any more" if last else "there was no champion"
-            champion, restored = _publish_again(ways, models, reason, published_by, smoke_test)
+            champion, restored = _publish_first_usable(models, candidates, reason, published_by, smoke_test)
             yield f"published version {restored.number} again as version {champion.number}: {reason}"
+    yield from _have_champion_served(models, champion, lost, published_by, smoke_test, had_history)
+
+
+def _champion_or_none(models: ModelDirectory) -> Version | None:
+    try:
+        return models.champion()
+    except ModelError:
+        return None
+
+
+def _remove_unusable_link(models: ModelDirectory) -> Iterator[str]:
+    """Move aside what is not a link; remove a link that leads nowhere after the champion was retired."""
+    if _champion_or_none(models) or not os.path.lexists(models.link):
+        return
+    if not models.link.is_symlink():
+        yield f"{models.link} is not a link; moved to {_move_aside(models.link)}"
+    elif models.champion_history().retired is not None:
+        models.remove_link()
+        yield f"removed {models.link}, which led to no version: the champion was retired"
+
+
+def _record_retirement_by_hand(models: ModelDirectory, published_by: str) -> Iterator[str]:
+    """If somebody has moved the champion to `retired`, record that it was retired."""
+    last = models.champion_history().champion
+    if _champion_or_none(models) or last is None or last in {version.number for version in models.served()}:
+        return
+    if (models.root / RETIRED / str(last)).is_dir():
+        reason = f"its folder is in {models.root / RETIRED}"
+        models.remove_link()
+        models.history_file.append(retirement_event(last, reason, published_by))
+        yield f"version {last} was retired: {reason}"
+
+
+def _have_champion_served(
+    models: ModelDirectory,
+    champion: Version | None,
+    lost: list[Version],
+    published_by: str,
+    smoke_test: SmokeTest,
+    had_history: bool,
+) -> Iterator[str]:
+    """Complete a promotion that a kill has interrupted, or publish the champion again above a newer version."""
     newest = next((version for version in reversed(models.served()) if version not in lost), None)
     if newest and newest != champion:
-        unfinished = newest.metadata().get("replaces") == (champion.number if champion else None)
-        known = Known(models.recorded())
-        if unfinished and (had_history or not champion) and newest.number not in known.moves:
-            models.point_at(newest)
+        unfinished = newest.metadata().replaces == (champion.number if champion else None)
+        if unfinished and (had_history or not champion) and newest.number not in models.champion_history().moves:
+            models.set_champion(newest)
             yield f"finished the promotion of version {newest.number}"
         elif champion:
             reason = f"version {newest.number} was newer than the champion, so that TF Serving served it"
-            again, _ = _publish_again([champion], models, reason, published_by, smoke_test)
+            again, _ = _publish_first_usable(models, [champion], reason, published_by, smoke_test)
             yield f"published version {champion.number} again as version {again.number}: {reason}"
-    left = models.left_behind(Known(models.recorded()))
-    for path in models.set_aside([version for version in left if version not in lost]):
+    remaining = [version for version in not_yet_retired(models, models.champion_history()) if version not in lost]
+    for path in set_aside(models, remaining):
         yield f"moved a version to {path}, where TF Serving does not look: the champion was retired"
 
 
 def _give_up_champion(models: ModelDirectory, last: int | None) -> Iterator[str]:
-    models.link.unlink(missing_ok=True)
-    fsync(models.root)
-    models.append({"event": "repaired", "from": last, "to": None, "reason": "no version is left"})
+    models.remove_link()
+    models.history_file.append(
+        HistoryEvent(time=now(), event="repaired", before=last, to=None, reason="no version is left")
+    )
     retired = ", ".join(str(version.number) for version in models.versions() if version.retired)
-    yield NONE_LEFT + (f"; of those that were retired, {retired}, models rollback --to N takes one" if retired else "")
+    hint = f"; to use one of those that were retired, {retired}, run models rollback --to N" if retired else ""
+    yield NO_CHAMPION_LEFT + hint
 
 
-def _publish_again(
-    ways: list[Version], models: ModelDirectory, reason: str, published_by: str, smoke_test: Callable[[Path], None]
+def _publish_first_usable(
+    models: ModelDirectory, versions: Sequence[Version], reason: str, published_by: str, smoke_test: SmokeTest
 ) -> tuple[Version, Version]:
-    """Make the first version that passes its smoke test champion, under a new number; the new one and the old one."""
+    """Make the first version that passes its smoke test champion, under a new number; return the new and the old one.
+
+    Raises:
+        ModelError: what is wrong with the first one, if none passes.
+    """
     errors = []
-    for version in ways:
+    for version in versions:
         try:
-            again = models.restore(version, Known(models.recorded()), reason, published_by, smoke_test)
+            again = publish_again(models, models.champion_history(), version, reason, published_by, smoke_test)
         except ModelError as error:
             errors.append(error)
         else:
-            models.point_at(again)
+            models.set_champion(again)
             return again, version
     raise errors[0]

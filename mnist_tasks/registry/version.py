@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
+from mnist_tasks.documents import DecisionRecord, Document, Evaluation, Metadata
 from mnist_tasks.system.errors import ModelError
 from mnist_tasks.system.files import explained_read_errors, is_conclusive, sha256
+
+D = TypeVar("D", bound=Document)
 
 MODEL, SAVED_MODEL, GOLDEN = "model.keras", "saved_model", "golden.npz"
 METADATA, EVALUATION, DECISION, CARD = "metadata.json", "evaluation.json", "decision.json", "model_card.md"
 
 PRUNED, RETIRED = "pruned", "retired"  # folders beside the versions
+DAMAGED = ".damaged-"  # before the name of what was moved aside
 
 REPAIR = "python -m mnist_tasks models repair"
-WAY_OUT = f"; restore it from a backup, or run {REPAIR}"
+RESTORE = f"restore it from a backup, or run {REPAIR}"
+WAY_OUT = f"; {RESTORE}"
 
 
 @dataclass(frozen=True)
@@ -32,27 +36,33 @@ class Version:
 
     @property
     def retired(self) -> bool:
-        """Whether it was set aside with a champion that was retired: TF Serving does not see it."""
+        """Whether it was set aside when a champion was retired: TF Serving does not see it."""
         return self.folder.parent.name == RETIRED
 
-    def metadata(self) -> dict[str, Any]:
+    def metadata(self) -> Metadata:
         """What `metadata.json` says: run, configuration, dataset, digests of files and weights, library versions.
 
         Raises:
-            ModelError: if it cannot be read.
+            ModelError: if it is missing or damaged.
         """
-        return self._document(METADATA)
+        return self._document(Metadata, METADATA)
 
-    def evaluation(self) -> dict[str, Any]:
-        """What `evaluation.json` says; raises a `ModelError` if it cannot be read."""
-        return self._document(EVALUATION)
+    def evaluation(self) -> Evaluation:
+        """What `evaluation.json` says; raises a `ModelError` if it is missing or damaged."""
+        return self._document(Evaluation, EVALUATION)
 
-    def decision(self) -> dict[str, Any]:
-        """What `decision.json` says; raises a `ModelError` if it cannot be read."""
-        return self._document(DECISION)
+    def decision(self) -> DecisionRecord:
+        """What `decision.json` says; raises a `ModelError` if it is missing or damaged."""
+        return self._document(DecisionRecord, DECISION)
+
+    def _document(self, kind: type[D], name: str) -> D:
+        try:
+            return kind.read(self.folder / name, RESTORE)
+        except ModelError as error:
+            raise ModelError(f"version {self.number} is damaged: {error}") from error.__cause__
 
     def card(self) -> str:
-        """The model card, Markdown; raises a `ModelError` if it cannot be read."""
+        """The model card, Markdown; raises a `ModelError` if it is missing or damaged."""
         path = self.folder / CARD
         try:
             with explained_read_errors(path):
@@ -62,32 +72,20 @@ class Version:
                 raise
             raise ModelError(f"version {self.number} is damaged: {path} cannot be read: {error}{WAY_OUT}") from error
 
-    def _document(self, name: str) -> dict[str, Any]:
-        path = self.folder / name
-        try:
-            with explained_read_errors(path):
-                document = json.loads(path.read_text(encoding="utf-8"))
-            if not isinstance(document, dict):
-                raise ValueError("it holds no JSON object")
-        except (OSError, ValueError, RecursionError) as error:
-            if not is_conclusive(error):
-                raise
-            raise ModelError(f"version {self.number} is damaged: {path} cannot be read: {error}{WAY_OUT}") from error
-        return document
-
     def changed(self, name: str, digest: str) -> str | None:
         """What is wrong with one of its files if it is not the one that was published with this digest."""
         path = self.folder / name
         try:
-            found = sha256(path)
+            actual = sha256(path)
         except OSError as error:
             if not is_conclusive(error):
                 raise
             return f"version {self.number} is damaged: {path} cannot be read: {error.strerror}"
-        if found == digest:
+        if actual == digest:
             return None
-        return f"version {self.number} is damaged: {path} has SHA-256 {found}, but {digest} was published"
+        return f"version {self.number} is damaged: {path} has SHA-256 {actual}, but {digest} was published"
 
 
 def version_name(number: int | None) -> str:
+    """A version's number in a message; `none` for no version."""
     return "none" if number is None else f"version {number}"

@@ -17,8 +17,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from mnist_tasks.config import TrainConfig
 from mnist_tasks.documents import DecisionRecord, LastRejection, Metadata
 from mnist_tasks.gate_config import GateConfig
@@ -78,10 +76,9 @@ def unchanged(dataset: str, config: TrainConfig, gate_config: GateConfig, run: P
         champion = directory.champion()
         if champion:
             directory.verify(champion)
-            metadata = Metadata.model_validate_json(json.dumps(champion.metadata()))
-            decision = DecisionRecord.model_validate_json(json.dumps(champion.decision()))
-            difference = _difference(metadata, decision, tonight, gate_config)
-    except (ModelError, OSError, ValidationError) as error:
+            metadata = champion.metadata()
+            difference = _difference(metadata, champion.decision(), tonight, gate_config)
+    except (ModelError, OSError) as error:
         # The task evaluate judges the champion; this one must only not rely on it.
         log.warning("training, because the champion cannot be relied on: %s", error)
         return None

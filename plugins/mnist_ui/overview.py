@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import zip_longest
@@ -23,6 +22,7 @@ from mnist_tasks.documents import (
     DecisionRecord,
     Epoch,
     Evaluation,
+    HistoryEvent,
     JsonFile,
     Metadata,
     ModelEvaluation,
@@ -90,7 +90,7 @@ class VersionRow:
 class Reign:
     """A period with one champion: the event that began it, and its end, which is None for the current champion."""
 
-    event: dict[str, Any]
+    event: HistoryEvent
     until: str | None
 
 
@@ -113,36 +113,32 @@ def overview(models: ModelDirectory) -> Overview:
         champion = models.champion()
     except (ModelError, OSError) as error:
         found.problems.append(str(error))
-    found.problems += models.damaged_lines()
-    moves = list(_moves(models))
-    were_champion = {event["to"] for event in moves}
+    found.problems += models.history_file.damaged_lines()
+    moves = _moves(models)
+    were_champion = {event.to for event in moves}
     for version in reversed(models.versions()):
         status = "champion" if version == champion else "was champion" if version.number in were_champion else ""
         found.versions.append(version_row(version, status))
     found.champion = next((version for version in found.versions if version.status == "champion"), None)
-    ends = [event["time"] for event in moves[1:]]
+    ends = [event.time for event in moves[1:]]
     found.reigns = [Reign(event, end) for event, end in zip_longest(moves, ends)][::-1]
     return found
 
 
-def _moves(models: ModelDirectory) -> Iterator[dict[str, Any]]:
+def _moves(models: ModelDirectory) -> list[HistoryEvent]:
     """The moves of the champion link, the oldest first."""
-    for event in models.history():
-        # An event may hold anything: somebody may have written it by hand.
-        if "to" in event and isinstance(event["to"], int | None):
-            yield event
+    return [event for event in models.history() if event.is_move]
 
 
 def published_by(run_id: str, models: ModelDirectory) -> list[int]:
     """The versions that a run made champion."""
-    events = (event for event in _moves(models) if event["to"])
     # An older release wrote only the run.
-    return [event["to"] for event in events if event.get("published_by", event.get("run_id")) == run_id]
+    return [event.to for event in _moves(models) if event.to and (event.published_by or event.run_id) == run_id]
 
 
 def was_champion(number: int, models: ModelDirectory) -> bool:
     """Whether a version was ever champion. One that was left behind when its task was killed was not."""
-    return any(event["to"] == number for event in _moves(models))
+    return any(event.to == number for event in _moves(models))
 
 
 def version_row(version: Version, status: str) -> VersionRow:

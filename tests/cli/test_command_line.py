@@ -20,6 +20,7 @@ from mnist_tasks.data.dataset import Digits
 from mnist_tasks.gate_config import GateConfig
 from mnist_tasks.promote import promote
 from mnist_tasks.registry.model_directory import ModelDirectory
+from mnist_tasks.registry.rollback import roll_back
 from mnist_tasks.system.disk_space import SPACE
 from mnist_tasks.system.files import read_json
 from mnist_tasks.workspace import Workspace
@@ -62,8 +63,8 @@ def models(run: Path, workspace: Workspace) -> ModelDirectory:
 @pytest.fixture
 def untested(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out the smoke test of a rollback, which takes seconds; one test has it."""
-    defaults = {**(ModelDirectory.rollback.__kwdefaults__ or {}), "smoke_test": lambda _: None}
-    monkeypatch.setattr(ModelDirectory.rollback, "__kwdefaults__", defaults)
+    defaults = {**(roll_back.__kwdefaults__ or {}), "smoke_test": lambda _: None}
+    monkeypatch.setattr(roll_back, "__kwdefaults__", defaults)
 
 
 def rows(text: str) -> list[list[str]]:
@@ -91,7 +92,7 @@ def test_list_marks_the_champion(command: Command, models: ModelDirectory) -> No
     status, text, errors = command("models", "list")
 
     assert (status, errors) == (0, "")
-    accuracy = models.version("1").evaluation()["candidate"]["accuracy"]
+    accuracy = models.version("1").evaluation().candidate.accuracy
     assert [row[:2] for row in rows(text)] == [["1", f"{accuracy:.4f}"], ["*", "2"]]
     _, text, _ = command("models", "list", "--json")
     first, second = json.loads(text)
@@ -141,7 +142,7 @@ def test_show_prints_the_card(command: Command, models: ModelDirectory) -> None:
     _, text, _ = command("models", "show", "1", "--json")
     shown = json.loads(text)
     assert (shown["metadata"]["version"], shown["decision"]["promoted"]) == (1, True)
-    assert shown["evaluation"] == models.version("1").evaluation()
+    assert shown["evaluation"] == models.version("1").evaluation().to_json_value()
 
 
 @pytest.mark.parametrize("name", ["metadata.json", "model_card.md"])
@@ -184,7 +185,7 @@ def test_what_was_repaired_is_said_although_a_later_step_fails(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("mnist_tasks.registry.repair._mend_link", full)
+    monkeypatch.setattr("mnist_tasks.registry.repair._repair_link", full)
 
     status, text, errors = command("models", "repair")
 
@@ -210,11 +211,11 @@ def test_history_has_a_line_for_each_move(command: Command, models: ModelDirecto
     assert "\x1b" not in text
     _, text, _ = command("models", "history", "--json")
     assert json.loads(text)[-1]["reason"] == reason
-    assert json.loads(text) == models.history()
+    assert json.loads(text) == [event.to_json_value() for event in models.history()]
 
 
 def test_history_tells_who_was_champion_at_a_time(command: Command, models: ModelDirectory) -> None:
-    first, second = (event["time"] for event in models.history())
+    first, second = (event.time for event in models.history())
 
     for at, number in (("2020-01-01", None), (first, 1), (second, 2), ("2100-01-01T00:00Z", 2)):
         text = f"version {number}" if number else "none"
@@ -239,7 +240,7 @@ def test_a_rollback_loads_the_old_model_and_makes_it_champion(command: Command, 
     assert text == "version 3 is champion: version 1 again, instead of 2\n"
     champion = models.champion()
     assert champion
-    assert (champion.number, champion.metadata()["reason"]) == (3, "the new one misses most 8s")
+    assert (champion.number, champion.metadata().reason) == (3, "the new one misses most 8s")
 
 
 @pytest.mark.usefixtures("untested")
@@ -433,7 +434,7 @@ def test_a_user_without_a_name_is_a_number(
     monkeypatch.setattr("os.getuid", lambda: 1234)
 
     assert command("models", "rollback", "--reason", "x")[0] == 0
-    assert models.history()[-1]["published_by"].startswith("1234@")
+    assert str(models.history()[-1].published_by).startswith("1234@")
 
 
 def test_a_folder_that_cannot_be_read_is_an_error_of_one_line(command: Command, workspace: Workspace) -> None:

@@ -133,8 +133,8 @@ def test_a_candidate_that_is_approved_is_promoted_with_the_name(
     assert approval["comment"] == "fine, looks good"
     assert datetime.fromisoformat(approval["at"]) > datetime.now(timezone.utc) - timedelta(minutes=1)
     (event,) = ModelDirectory(home.models).history()
-    assert (event["to"], event["approved_by"]) == (1, "Ada Lovelace (ada)")
-    assert event["reason"].endswith("approved by Ada Lovelace (ada): fine, looks good")
+    assert (event.to, event.approved_by) == (1, "Ada Lovelace (ada)")
+    assert event.reason.endswith("approved by Ada Lovelace (ada): fine, looks good")
 
 
 @pytest.mark.parametrize(

@@ -53,9 +53,9 @@ def test_the_version_before_becomes_champion_again(dag: DAG, models: ModelDirect
     assert run.state == "success"
     champion = models.champion()
     assert champion
-    assert (champion.number, champion.metadata()["restores"]) == (3, 1)
+    assert (champion.number, champion.metadata().restores) == (3, 1)
     event = models.history()[-1]
-    assert (event["published_by"], event["reason"]) == (run.run_id, "it was bad")
+    assert (event.published_by, event.reason) == (run.run_id, "it was bad")
 
 
 def test_a_version_that_is_not_there_fails_at_once(dag: DAG, models: ModelDirectory) -> None:
@@ -81,7 +81,7 @@ def test_a_version_that_gives_other_answers_than_when_it_was_approved_is_no_way_
     metadata = json.loads(metadata_path.read_text())
     metadata["sha256"]["golden.npz"] = sha256(golden)
     metadata_path.write_text(json.dumps(metadata))
-    models.history_path.unlink()  # it has the digest of the metadata
+    models.history_file.path.unlink()  # it has the digest of the metadata
 
     run = dag.test(run_conf={"version": 1, "reason": "it was bad"})
 

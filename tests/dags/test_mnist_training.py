@@ -148,7 +148,7 @@ def test_a_run_promotes_and_the_next_one_is_rejected(
     champion = ModelDirectory(home.models).champion()
     assert champion
     assert champion.number == 1
-    assert champion.metadata()["run_id"] == promoted.run_id
+    assert champion.metadata().run_id == promoted.run_id
 
     rejected = dag.test(run_conf={**FAST, "source": str(npz), "min_accuracy": 0.99})
 
@@ -191,7 +191,7 @@ def test_a_run_takes_the_inbox_in_and_leaves_a_bad_batch_out(
     }
     champion = ModelDirectory(home.models).champion()
     assert champion
-    assert champion.metadata()["dataset"] == report["dataset"]
+    assert champion.metadata().dataset == report["dataset"]
     strict = dag.test(run_conf={**FAST, "source": str(npz), "on_bad_batch": "fail"})
     assert strict.state == "failed"
     without = dag.test(run_conf={**FAST, "source": str(npz), "on_bad_batch": "fail", "inbox": "none"})

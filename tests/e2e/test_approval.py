@@ -135,8 +135,8 @@ def test_a_candidate_that_is_approved_is_promoted_with_the_name(airflow: Airflow
     models = ModelDirectory(airflow.home.models)
     champion = models.champion()
     assert champion
-    assert champion.metadata()["approved_by"] == "admin"
-    assert [(event["to"], event["approved_by"]) for event in models.history()] == [(1, "admin")]
+    assert champion.metadata().approved_by == "admin"
+    assert [(event.to, event.approved_by) for event in models.history()] == [(1, "admin")]
     assert "| approved by | admin |" in champion.card()
     wait_until_told(airflow, "mnist_training: version 1 promoted\n")
 

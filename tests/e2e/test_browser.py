@@ -218,8 +218,8 @@ def test_the_approval_is_in_the_decision_the_history_and_on_the_page(ui: Ui, fir
     (event,) = ModelDirectory(ui.home.models).history()
 
     assert (decision["approval"]["by"], decision["approval"]["comment"]) == ("admin", COMMENT)
-    assert event["approved_by"] == "admin"
-    assert event["reason"].endswith(f"approved by admin: {COMMENT}")
+    assert event.approved_by == "admin"
+    assert event.reason.endswith(f"approved by admin: {COMMENT}")
     expect(ui.model_tab(first_run).get_by_text(f"approved by admin: {COMMENT}").first).to_be_visible()
 
 
@@ -299,7 +299,7 @@ def test_a_rollback_through_the_form_changes_the_champion(ui: Ui, first_run: str
     frame = ui.models()
     expect(frame.get_by_role("heading", name="Champion: version 3")).to_be_visible()
     expect(frame.get_by_role("region", name="Who was champion when").get_by_text("it was bad")).to_be_visible()
-    assert ModelDirectory(ui.home.models).history()[-1]["reason"] == "it was bad"
+    assert ModelDirectory(ui.home.models).history()[-1].reason == "it was bad"
     ui.shoot("models-after-rollback")
 
 

@@ -79,7 +79,7 @@ def test_it_ends_promoted_with_the_weights_of_a_clean_environment(hostile: dict[
 
     assert "ALL_PROXY is ignored" in output
     assert not first.exists()
-    clean, other = (version.metadata()["weights_sha256"] for version in ModelDirectory(moved / "models").versions())
+    clean, other = (version.metadata().weights_sha256 for version in ModelDirectory(moved / "models").versions())
     assert other == clean
     databases = list(tmp_path.rglob("airflow.db"))
     assert databases == [moved / "airflow" / "airflow.db"]

@@ -93,8 +93,8 @@ def test_the_default_run_promotes_a_model_that_a_fresh_python_can_load(home: Pat
     assert status == PROMOTED, output
     champion = ModelDirectory(home / "models").champion()
     assert champion
-    assert champion.metadata()["test_accuracy"] >= 0.97
-    assert champion.metadata()["config"]["epochs"] == 5
+    assert (champion.metadata().test_accuracy or 0) >= 0.97
+    assert champion.metadata().config["epochs"] == 5
     assert re.search(r"^promoted as version 1: accuracy 0\.97\d+ reaches the minimum", output, re.MULTILINE)
     for task in ("load", "normalize", "train", "evaluate", "promote"):
         assert f"  {task}: success" in output
@@ -277,8 +277,8 @@ def rollback_in_the_ui(port: int, password: str, home: Path) -> None:
     assert run["state"] == "success"
     champion = models.champion()
     assert champion
-    assert (champion.number, champion.metadata()["restores"]) == (numbers[-1] + 1, numbers[-2])
-    assert models.history()[-1]["published_by"] == run["dag_run_id"]
+    assert (champion.number, champion.metadata().restores) == (numbers[-1] + 1, numbers[-2])
+    assert models.history()[-1].published_by == run["dag_run_id"]
 
 
 def test_a_training_task_that_is_killed_is_retried_from_its_last_epoch(home: Path) -> None:

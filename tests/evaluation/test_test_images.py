@@ -152,7 +152,7 @@ def test_transposed_digits_never_replace_a_champion_that_reads_upright_ones_nor_
     assert not harder.promoted
     champion = models.champion()
     assert champion
-    assert champion.metadata()["run_id"] == "first"
+    assert champion.metadata().run_id == "first"
 
 
 def test_a_champion_that_does_not_reproduce_its_score_on_mnist_is_refused(

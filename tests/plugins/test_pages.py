@@ -40,6 +40,7 @@ from starlette.testclient import TestClient
 from mnist_tasks.gate_config import GateConfig
 from mnist_tasks.promote import promote
 from mnist_tasks.registry.model_directory import ModelDirectory
+from mnist_tasks.registry.rollback import roll_back
 from mnist_tasks.system.errors import ModelError
 from mnist_tasks.system.files import write_json
 from mnist_tasks.workspace import PROJECT, Workspace
@@ -736,7 +737,7 @@ def test_a_version_that_a_kill_has_left_was_never_champion(
         raise KeyboardInterrupt
 
     run_id = airflow.run(state=DagRunState.FAILED, promote="failed", evaluate="success")
-    monkeypatch.setattr(ModelDirectory, "point_at", killed)
+    monkeypatch.setattr(ModelDirectory, "set_champion", killed)
     with pytest.raises(KeyboardInterrupt):
         promote(evaluated_run(home, run_id), home.models, GateConfig())
 
@@ -1038,7 +1039,7 @@ def test_a_rollback_is_shown_by_its_run_its_version_and_the_list(
     second = promoted_run(home, airflow, 0.985, champion=(1, 0.98))
     run_id = airflow.run("mnist_rollback", conf={"reason": "it fails on sevens"}, rollback="success")
     models = ModelDirectory(home.models)
-    models.rollback(reason="it fails on sevens", published_by=run_id, once=True, smoke_test=lambda _: None)
+    roll_back(models, reason="it fails on sevens", published_by=run_id, once=True, smoke_test=lambda _: None)
     page = browser.get(f"/runs/mnist_rollback/{run_id}")
     assert "The champion became version 3" in page.text
     assert "Reason: it fails on sevens" in page.text

@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 import yaml
 
+from mnist_tasks.documents import DecisionRecord, Evaluation, Metadata
 from mnist_tasks.gate_config import GateConfig
 from mnist_tasks.promote import promote
 from mnist_tasks.registry.model_card import FIGURES, model_card
 from mnist_tasks.registry.model_directory import ModelDirectory
+from mnist_tasks.registry.rollback import roll_back
 from mnist_tasks.registry.version import Version
 from mnist_tasks.workspace import Workspace
 
@@ -35,10 +37,18 @@ def published(run: Path, workspace: Workspace) -> Version:
 def documents(published: Version) -> Documents:
     """What its card is made of."""
     return {
-        "metadata": published.metadata(),
-        "evaluation": published.evaluation(),
-        "decision": published.decision(),
+        "metadata": published.metadata().to_json_value(),
+        "evaluation": published.evaluation().to_json_value(),
+        "decision": published.decision().to_json_value(),
     }
+
+
+def card_of(documents: Documents) -> str:
+    return model_card(
+        Metadata.model_validate_json(json.dumps(documents["metadata"])),
+        Evaluation.model_validate_json(json.dumps(documents["evaluation"])),
+        DecisionRecord.model_validate_json(json.dumps(documents["decision"])),
+    )
 
 
 def front_matter(card: str) -> dict[str, Any]:
@@ -86,7 +96,7 @@ def test_the_hub_can_read_the_front_matter(published: Version, documents: Docume
 def test_mnist_is_named_as_the_hub_names_it(source: str, documents: Documents) -> None:
     documents["evaluation"]["source"] = source
 
-    card = model_card(**documents)
+    card = card_of(documents)
 
     (result,) = front_matter(card)["model-index"][0]["results"]
     assert (result["dataset"]["type"], result["dataset"]["name"]) == ("mnist", "MNIST")
@@ -94,9 +104,9 @@ def test_mnist_is_named_as_the_hub_names_it(source: str, documents: Documents) -
 
 
 def test_the_card_of_a_version_is_made_of_its_documents(published: Version, documents: Documents) -> None:
-    without_digests = {name: value for name, value in documents["metadata"].items() if name != "sha256"}
+    del documents["metadata"]["sha256"]
 
-    assert published.card() == model_card(without_digests, documents["evaluation"], documents["decision"])
+    assert published.card() == card_of(documents)
 
 
 def test_every_file_that_it_names_is_in_the_version(published: Version) -> None:
@@ -120,7 +130,7 @@ def test_a_digit_without_images_has_no_share(documents: Documents) -> None:
     documents["evaluation"]["candidate"]["digits"][8].update(support=0, recall=None, f1=None)
 
     precision = documents["evaluation"]["candidate"]["digits"][8]["precision"]
-    assert table_after(model_card(**documents), "## Each digit")[8] == ["8", "0", f"{precision:.4f}", "-", "-"]
+    assert table_after(card_of(documents), "## Each digit")[8] == ["8", "0", f"{precision:.4f}", "-", "-"]
 
 
 def test_a_forced_version_is_marked(run: Path, workspace: Workspace) -> None:
@@ -147,12 +157,12 @@ def test_a_restored_version_is_marked(workspace: Workspace) -> None:
     (second / "evaluation.json").write_text(json.dumps(evaluation))
     promote(second, workspace.models, GateConfig(min_accuracy=0.5, max_loss=2))
 
-    restored = models.rollback(reason="8s are\nmissed", published_by="ann", smoke_test=lambda _: None)
+    restored = roll_back(models, reason="8s are\nmissed", published_by="ann", smoke_test=lambda _: None)
 
     card = restored.card()
     assert "# Handwritten digits, version 3\n" in card
     assert "\n> The files are those of version 1, published again: 8s are missed (instead of version 2).\n" in card
-    assert ["published", f"{restored.metadata()['published']}, by ann"] in table_after(card, f"# {card_title(card)}")
+    assert ["published", f"{restored.metadata().published}, by ann"] in table_after(card, f"# {card_title(card)}")
 
 
 def card_title(card: str) -> str:
@@ -169,12 +179,12 @@ def test_what_people_write_stays_text(documents: Documents) -> None:
     harmless["evaluation"]["source"] = harmless["decision"]["reason"] = "text"
     harmless["metadata"].update(reason="text", published_by="text", run_id="text")
 
-    card = model_card(**documents)
+    card = card_of(documents)
 
     (result,) = front_matter(card)["model-index"][0]["results"]
     assert result["dataset"]["name"] == HOSTILE
     body, expected = (
-        re.split(r"^---$\n", text, maxsplit=2, flags=re.MULTILINE)[2] for text in (card, model_card(**harmless))
+        re.split(r"^---$\n", text, maxsplit=2, flags=re.MULTILINE)[2] for text in (card, card_of(harmless))
     )
     assert len(body.splitlines()) == len(expected.splitlines())
     unescaped = re.sub(r"\\[^\w\s]", "", body)

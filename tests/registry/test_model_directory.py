@@ -16,8 +16,13 @@ from typing import Any
 
 import pytest
 
-from mnist_tasks.registry.model_directory import Known, ModelDirectory
-from mnist_tasks.registry.repair import NONE_LEFT, none_left, problems, repair
+from mnist_tasks.registry.history import ChampionHistory
+from mnist_tasks.registry.model_directory import ModelDirectory
+from mnist_tasks.registry.repair import NO_CHAMPION_LEFT, repair
+from mnist_tasks.registry.retention import prune
+from mnist_tasks.registry.retirement import retire
+from mnist_tasks.registry.rollback import roll_back
+from mnist_tasks.registry.verification import has_lost_champion, problems
 from mnist_tasks.registry.version import Version
 from mnist_tasks.system.errors import InputError, ModelError
 from mnist_tasks.workspace import PROJECT
@@ -50,8 +55,8 @@ def champion_number(models: ModelDirectory) -> int | None:
 
 def rollback(models: ModelDirectory, to: int | None = None, **options: Any) -> Version:
     """Roll back without the smoke test, which needs real models; test_rollback has it."""
-    return models.rollback(
-        to, **{"reason": "it was bad", "published_by": "me", "smoke_test": lambda _: None, **options}
+    return roll_back(
+        models, to, **{"reason": "it was bad", "published_by": "me", "smoke_test": lambda _: None, **options}
     )
 
 
@@ -92,8 +97,8 @@ def test_a_version_is_complete_and_champion(models: ModelDirectory) -> None:
     found = {path.relative_to(version.folder).as_posix() for path in version.folder.rglob("*") if path.is_file()}
     assert found == FILES | {"metadata.json"}
     metadata = version.metadata()
-    assert (metadata["version"], metadata["run_id"], metadata["config"]["seed"]) == (1, "run-1", 3)
-    assert set(metadata["sha256"]) == FILES
+    assert (metadata.version, metadata.run_id, metadata.config["seed"]) == (1, "run-1", 3)
+    assert set(metadata.sha256) == FILES
     assert models.damage(version) == []
 
 
@@ -102,9 +107,9 @@ def test_each_promotion_is_a_line_of_the_history(models: ModelDirectory) -> None
     publish(models, "run-2", 1)
 
     first, second = models.history()
-    assert (first["event"], first["from"], first["to"], first["published_by"]) == ("promoted", None, 1, "run-1")
-    assert (second["from"], second["to"], second["reason"]) == (1, 2, "run-2 is better")
-    assert first["time"] <= second["time"]
+    assert (first.event, first.before, first.to, first.published_by) == ("promoted", None, 1, "run-1")
+    assert (second.before, second.to, second.reason) == (1, 2, "run-2 is better")
+    assert first.time <= second.time
 
 
 def test_a_forced_promotion_is_marked_in_every_record(models: ModelDirectory) -> None:
@@ -112,8 +117,8 @@ def test_a_forced_promotion_is_marked_in_every_record(models: ModelDirectory) ->
         models, "run-1", None, decision={"forced": True, "reason": "forced (I say so) although it is bad"}
     )
 
-    assert models.history()[0]["event"] == version.metadata()["event"] == "forced"
-    assert version.decision()["forced"]
+    assert models.history()[0].event == version.metadata().event == "forced"
+    assert version.decision().forced
     assert "**Forced.** It did not pass its quality checks: forced (I say so)" in version.card()
 
 
@@ -150,7 +155,7 @@ def test_a_file_that_changed_since_the_evaluation_is_not_published(models: Model
 
 
 def test_no_number_is_used_twice(three: ModelDirectory) -> None:
-    three.prune(1)
+    prune(three, 1)
     shutil.rmtree(three.root / "3")
     shutil.rmtree(three.root / "2")
     three.link.unlink()
@@ -164,7 +169,7 @@ def test_what_a_kill_left_is_not_made_champion_after_another_run_was(
 ) -> None:
     """Or the champion would not be the newest, which TF Serving serves."""
     with monkeypatch.context() as patch:
-        patch.setattr(ModelDirectory, "point_at", lambda *_: (_ for _ in ()).throw(OSError("killed")))
+        patch.setattr(ModelDirectory, "set_champion", lambda *_: (_ for _ in ()).throw(OSError("killed")))
         with pytest.raises(OSError, match="killed"):
             publish(three, "late", 3)
     publish(three, "run-5", 3)
@@ -178,7 +183,7 @@ def test_numbers_stay_used_even_if_the_history_is_lost(three: ModelDirectory) ->
     for number in (2, 3):
         (three.root / str(number)).rename(three.root / f".damaged-{number}-2")
     three.link.unlink()
-    three.history_path.unlink()
+    three.history_file.path.unlink()
 
     assert publish(three, "run-4", None).number == 4
 
@@ -190,7 +195,7 @@ def test_who_was_champion_at_a_time(models: ModelDirectory) -> None:
     assert models.who_was_champion(datetime.now(timezone.utc)) is None
     publish(models, "run-1", None)
     publish(models, "run-2", 1)
-    first, second = (datetime.fromisoformat(event["time"]) for event in models.history())
+    first, second = (datetime.fromisoformat(event.time) for event in models.history())
 
     assert models.who_was_champion(first - timedelta(seconds=1)) is None
     assert models.who_was_champion(second) == 2
@@ -206,7 +211,7 @@ def test_a_link_that_was_moved_by_hand_is_in_the_history(three: ModelDirectory) 
     assert three.who_was_champion(datetime.now(timezone.utc)) == 2  # before any writer has noticed
     publish(three, "run-4", 2)
 
-    events = [(event["event"], event["from"], event["to"]) for event in three.history()]
+    events = [(event.event, event.before, event.to) for event in three.history()]
     assert events[2:] == [("promoted", 2, 3), ("moved by hand", 3, 2), ("promoted", 2, 4)]
 
 
@@ -219,9 +224,9 @@ def test_a_rollback_publishes_the_version_before_again(three: ModelDirectory) ->
     assert (version.number, champion_number(three)) == (4, 4)
     assert version.model.stat().st_ino == (three.root / "2" / "model.keras").stat().st_ino  # no second copy
     metadata, event = version.metadata(), three.history()[-1]
-    assert (metadata["restores"], metadata["replaces"], metadata["run_id"]) == (2, 3, "run-2")
-    assert (event["event"], event["from"], event["to"], event["restores"]) == ("rolled back", 3, 4, 2)
-    assert (event["reason"], event["published_by"]) == ("it was bad", "me")
+    assert (metadata.restores, metadata.replaces, metadata.run_id) == (2, 3, "run-2")
+    assert (event.event, event.before, event.to, event.restores) == ("rolled back", 3, 4, 2)
+    assert (event.reason, event.published_by) == ("it was bad", "me")
     assert "The files are those of version 2, published again: it was bad (instead of version 3)." in version.card()
     assert three.damage(version) == []
 
@@ -229,7 +234,7 @@ def test_a_rollback_publishes_the_version_before_again(three: ModelDirectory) ->
 def test_a_second_rollback_goes_one_further_back(three: ModelDirectory) -> None:
     rollback(three)
 
-    assert rollback(three).metadata()["restores"] == 1
+    assert rollback(three).metadata().restores == 1
     with pytest.raises(InputError, match="there is no version before the champion, version 5, to go back to"):
         rollback(three)
 
@@ -238,11 +243,11 @@ def test_after_a_rollback_and_a_promotion_a_rollback_goes_to_the_restored_model(
     rollback(three)
     publish(three, "run-5", 4)
 
-    assert rollback(three).metadata()["restores"] == 2
+    assert rollback(three).metadata().restores == 2
 
 
 def test_a_rollback_to_a_version_of_choice(three: ModelDirectory) -> None:
-    assert rollback(three, 1).metadata()["restores"] == 1
+    assert rollback(three, 1).metadata().restores == 1
 
 
 def test_the_same_run_rolls_back_once(three: ModelDirectory) -> None:
@@ -308,24 +313,24 @@ def test_pruning_keeps_the_newest_and_what_was_written_about_the_rest(models: Mo
     for number in range(1, 6):
         publish(models, f"run-{number}", number - 1 or None)
 
-    assert models.prune(2) == [1, 2, 3]
+    assert prune(models, 2) == [1, 2, 3]
     assert [version.number for version in models.versions()] == [4, 5]
     assert json.loads((models.root / "pruned" / "2" / "metadata.json").read_text())["run_id"] == "run-2"
-    assert [event["version"] for event in models.history() if event["event"] == "pruned"] == [1, 2, 3]
-    assert models.prune(2) == []
+    assert [event.version for event in models.history() if event.event == "pruned"] == [1, 2, 3]
+    assert prune(models, 2) == []
     assert list(problems(models)) == []
 
 
 def test_pruning_never_removes_the_champion_or_the_one_before(three: ModelDirectory) -> None:
     rollback(three)  # champion 4 restores 2; before 2 there was 1
 
-    assert three.prune(1) == [2]
-    assert rollback(three).metadata()["restores"] == 1
+    assert prune(three, 1) == [2]
+    assert rollback(three).metadata().restores == 1
 
 
 def test_pruning_everything_is_refused(three: ModelDirectory) -> None:
     with pytest.raises(InputError, match="keep: 0 is less than the minimum of 1"):
-        three.prune(0)
+        prune(three, 0)
 
 
 # What can be broken from outside is found, named and repaired
@@ -389,7 +394,7 @@ def test_if_nothing_can_be_restored_there_is_no_champion(models: ModelDirectory)
     (models.root / "1" / "model.keras").write_text("tampered")
 
     assert mended(models)[0] == "no version is left: there is no champion now"
-    assert [(event["from"], event["to"]) for event in models.history()] == [(None, 1), (1, None), (None, 2)]
+    assert [(event.before, event.to) for event in models.history()] == [(None, 1), (1, None), (None, 2)]
 
 
 @pytest.mark.parametrize("target", ["7", "../outside", "1/..", "nothing"])
@@ -418,16 +423,16 @@ def test_a_link_that_is_none_is_named(damage: str, three: ModelDirectory) -> Non
 
 
 def test_a_damaged_line_of_the_history_costs_no_other(three: ModelDirectory, caplog: pytest.LogCaptureFixture) -> None:
-    lines = three.history_path.read_text().splitlines()
-    three.history_path.write_text("\n".join([lines[0], lines[1][:20], "7", lines[2]]))  # no newline at the end
+    lines = three.history_file.path.read_text().splitlines()
+    three.history_file.path.write_text("\n".join([lines[0], lines[1][:20], "7", lines[2]]))  # no newline at the end
 
-    assert [event["to"] for event in three.history()] == [1, 3]
+    assert [event.to for event in three.history()] == [1, 3]
     assert "line 2 is damaged" in caplog.text
     assert len(problems(three)) == 3  # two lines, and that a move is missing
     mended(three)
-    assert three.history_path.with_suffix(".damaged").read_text().splitlines() == [lines[1][:20], "7"]
-    assert [event["to"] for event in three.history()] == [1, 2, 3, 4]
-    assert three.history()[1] == json.loads(lines[1]) | {"time": three.version("2").metadata()["published"]}
+    assert three.history_file.path.with_suffix(".damaged").read_text().splitlines() == [lines[1][:20], "7"]
+    assert [event.to for event in three.history()] == [1, 2, 3, 4]
+    assert three.history()[1] == json.loads(lines[1]) | {"time": three.version("2").metadata().published}
 
 
 @pytest.mark.parametrize(
@@ -436,7 +441,7 @@ def test_a_damaged_line_of_the_history_costs_no_other(three: ModelDirectory, cap
     ids=["no time zone", "no from", "no event"],
 )
 def test_a_line_that_is_no_event_is_damaged(line: str, three: ModelDirectory) -> None:
-    with three.history_path.open("a") as file:
+    with three.history_file.path.open("a") as file:
         file.write(line + "\n")
 
     assert three.who_was_champion(datetime.now(timezone.utc)) == 3
@@ -453,60 +458,62 @@ def test_what_only_looks_like_a_version_is_none(three: ModelDirectory) -> None:
 
 
 def test_metadata_without_digests_are_damage(three: ModelDirectory) -> None:
-    three.history_path.unlink()
+    three.history_file.path.unlink()
     (three.root / "1" / "metadata.json").write_text("{}")
 
     assert "1/metadata.json has no digests" in problems(three)[0]
 
 
 def test_a_line_that_a_crash_cut_short_is_written_again(three: ModelDirectory) -> None:
-    text = three.history_path.read_text()
-    three.history_path.write_text(text[:-30])
+    text = three.history_file.path.read_text()
+    three.history_file.path.write_text(text[:-30])
 
     publish(three, "run-4", 3)
 
-    assert [event["to"] for event in three.history()] == [1, 2, 3, 4]
+    assert [event.to for event in three.history()] == [1, 2, 3, 4]
 
 
 def test_a_lost_history_is_told_again_by_the_versions(three: ModelDirectory) -> None:
-    three.prune(2)
+    prune(three, 2)
     rollback(three)
     history = three.history()
-    three.history_path.unlink()
+    three.history_file.path.unlink()
 
     assert len(problems(three)) == 3  # the fourth move is what the link shows
-    assert three.prune(1) == [2]  # neither the champion nor the one before it, nor is version 1 there
+    assert prune(three, 1) == [2]  # neither the champion nor the one before it, nor is version 1 there
     mended(three)
-    moves = [(event["event"], event["from"], event["to"]) for event in history if "to" in event]
-    assert [(event["event"], event["from"], event["to"]) for event in three.history() if "to" in event][:4] == moves
+    moves = [(event.event, event.before, event.to) for event in history if event.is_move]
+    assert [(event.event, event.before, event.to) for event in three.history() if event.is_move][:4] == moves
 
 
 def test_a_line_that_was_deleted_is_told_again(three: ModelDirectory) -> None:
-    lines = three.history_path.read_text().splitlines(keepends=True)
+    lines = three.history_file.path.read_text().splitlines(keepends=True)
     for gone in range(3):
-        three.history_path.write_text("".join(lines[:gone] + lines[gone + 1 :]))
+        three.history_file.path.write_text("".join(lines[:gone] + lines[gone + 1 :]))
 
-        assert [event["to"] for event in three.gaps()] == ([gone + 1] if gone < 2 else [])  # the link shows the last
+        assert [event.to for event in three.missing_moves()] == (
+            [gone + 1] if gone < 2 else []
+        )  # the link shows the last
         list(repair(three, three.root, "me"))
-        assert [event["to"] for event in three.history()] == [1, 2, 3]
+        assert [event.to for event in three.history()] == [1, 2, 3]
 
 
 def test_without_link_and_history_no_candidate_goes_unchallenged(three: ModelDirectory) -> None:
-    three.history_path.unlink()
+    three.history_file.path.unlink()
     three.link.unlink()
 
     with pytest.raises(ModelError, match=r"champion and .*history\.jsonl are missing, but there are versions"):
         publish(three, "run-4", None)
     assert mended(three)[0] == f"pointed {three.link} at version 3"
-    assert [event["to"] for event in three.history()] == [1, 2, 3, 4]
+    assert [event.to for event in three.history()] == [1, 2, 3, 4]
 
 
 def test_a_promotion_that_was_never_finished_is_finished(three: ModelDirectory) -> None:
     publish(three, "run-4", 3)
     three.link.unlink()
     three.link.symlink_to("3")
-    lines = three.history_path.read_text().splitlines(keepends=True)
-    three.history_path.write_text("".join(lines[:3]))
+    lines = three.history_file.path.read_text().splitlines(keepends=True)
+    three.history_file.path.write_text("".join(lines[:3]))
 
     (problem,) = problems(three)
     assert "version 4 is newer than the champion, version 3: TF Serving serves it" in problem
@@ -549,7 +556,7 @@ def test_a_lost_document_costs_no_model(three: ModelDirectory) -> None:
     assert champion_number(three) == 3
     assert list(problems(three)) == []  # nothing can bring it back, so that nobody is sent to repair for ever
     assert list(repair(three, three.root, "me")) == []
-    assert three.history()[-1] | {"time": ""} == {
+    assert three.history()[-1].to_json_value() | {"time": ""} == {
         "time": "",
         "event": "lost",
         "version": 3,
@@ -606,7 +613,7 @@ def test_a_leftover_that_is_damaged_does_not_become_champion(
     three: ModelDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(ModelDirectory, "point_at", lambda *_: (_ for _ in ()).throw(OSError("killed")))
+        patch.setattr(ModelDirectory, "set_champion", lambda *_: (_ for _ in ()).throw(OSError("killed")))
         with pytest.raises(OSError, match="killed"):
             publish(three, "run-4", 3)
     (three.root / "4" / "model.keras").write_text("damaged")
@@ -621,7 +628,7 @@ def test_a_run_that_was_rolled_back_can_be_promoted_again(three: ModelDirectory)
 
 
 def test_a_rollback_is_not_taken_for_a_promotion_of_the_same_run_id(three: ModelDirectory) -> None:
-    assert rollback(three, published_by="run-3", once=True).metadata()["restores"] == 2
+    assert rollback(three, published_by="run-3", once=True).metadata().restores == 2
 
 
 def test_a_forced_version_that_is_restored_is_still_marked(models: ModelDirectory) -> None:
@@ -630,17 +637,17 @@ def test_a_forced_version_that_is_restored_is_still_marked(models: ModelDirector
     publish(models, "run-2", 1)
     rollback(models)
 
-    assert [event.get("forced", False) for event in models.history()] == [True, False, True]
+    assert [event.forced for event in models.history()] == [True, False, True]
 
 
 def test_a_link_that_was_moved_by_hand_stays_where_it_is_if_the_history_is_lost(three: ModelDirectory) -> None:
     three.link.unlink()
     three.link.symlink_to("2")
-    three.history_path.unlink()
+    three.history_file.path.unlink()
 
     mended(three)
 
-    assert three.version("4").metadata()["restores"] == 2
+    assert three.version("4").metadata().restores == 2
 
 
 def seen_by_tf_serving(models: ModelDirectory) -> list[int]:
@@ -648,44 +655,44 @@ def seen_by_tf_serving(models: ModelDirectory) -> list[int]:
 
 
 def test_retiring_the_champion_is_the_last_way_out(three: ModelDirectory) -> None:
-    assert three.retire("nothing loads after the upgrade", "me") == 3
+    assert retire(three, "nothing loads after the upgrade", "me") == 3
 
     assert three.champion() is None
-    assert three.history()[-1]["event"] == "retired"
+    assert three.history()[-1].event == "retired"
     assert seen_by_tf_serving(three) == []
     assert [(version.number, version.retired) for version in three.versions()] == [(1, True), (2, True), (3, True)]
     assert three.version("3").model.exists()
     assert list(problems(three)) == []
     assert list(repair(three, three.root, "me")) == []
     with pytest.raises(InputError, match="has no champion"):
-        three.retire("again", "me")
+        retire(three, "again", "me")
     assert publish(three, "run-4", None).number == 4
     assert seen_by_tf_serving(three) == [4]
     assert list(problems(three)) == []
 
 
 def test_a_rollback_undoes_a_retirement(three: ModelDirectory) -> None:
-    three.retire("a mistake", "me")
+    retire(three, "a mistake", "me")
 
     version = rollback(three)
 
     assert (version.number, champion_number(three)) == (4, 4)
-    assert (version.metadata()["restores"], version.metadata()["replaces"]) == (3, None)
+    assert (version.metadata().restores, version.metadata().replaces) == (3, None)
     assert "published again: it was bad (there was no champion)." in version.card()
     assert seen_by_tf_serving(three) == [1, 2, 3, 4]
     assert list(problems(three)) == []
-    assert rollback(three).metadata()["restores"] == 2  # and back from there as ever
+    assert rollback(three).metadata().restores == 2  # and back from there as ever
 
 
 def test_a_rollback_after_a_retirement_goes_where_it_is_told(three: ModelDirectory) -> None:
-    three.retire("version 3 is bad", "me")
+    retire(three, "version 3 is bad", "me")
 
-    assert rollback(three, 2).metadata()["restores"] == 2
-    assert rollback(three).metadata()["restores"] == 1
+    assert rollback(three, 2).metadata().restores == 2
+    assert rollback(three).metadata().restores == 1
 
 
 def test_a_candidate_after_a_retirement_leaves_the_others_retired(three: ModelDirectory) -> None:
-    three.retire("all are bad", "me")
+    retire(three, "all are bad", "me")
     publish(three, "run-4", None)
     (three.root / "4" / "model.keras").write_text("damaged")
     shutil.rmtree(three.root.parent / "runs")
@@ -694,8 +701,8 @@ def test_a_candidate_after_a_retirement_leaves_the_others_retired(three: ModelDi
         rollback(three)
     steps = list(repair(three, three.root.parent / "runs", "me", smoke_test=lambda _: None))
 
-    assert steps[0] == f"{NONE_LEFT}; of those that were retired, 1, 2, 3, models rollback --to N takes one"
-    assert none_left(three)
+    assert steps[0] == f"{NO_CHAMPION_LEFT}; of those that were retired, 1, 2, 3, models rollback --to N takes one"
+    assert has_lost_champion(three)
     assert list(problems(three)) == []
     assert seen_by_tf_serving(three) == []
     with pytest.raises(InputError, match="has no champion to go back from; name one of 1, 2, 3 with --to"):
@@ -706,7 +713,7 @@ def test_a_candidate_after_a_retirement_leaves_the_others_retired(three: ModelDi
 
 def test_a_late_retry_says_that_its_version_was_retired(models: ModelDirectory) -> None:
     publish(models, "run-1", None)
-    models.retire("it is bad", "me")
+    retire(models, "it is bad", "me")
 
     with pytest.raises(ModelError, match=r"version 1, which run-1 published, was retired .* models rollback --to 1"):
         publish(models, "run-1", None)
@@ -715,16 +722,16 @@ def test_a_late_retry_says_that_its_version_was_retired(models: ModelDirectory) 
 
 def test_a_retired_version_is_pruned_but_not_the_one_that_was_champion(three: ModelDirectory) -> None:
     publish(three, "run-4", 3)
-    three.retire("a test", "me")
+    retire(three, "a test", "me")
 
-    assert three.prune(1) == [1, 2]
-    assert rollback(three).metadata()["restores"] == 4
+    assert prune(three, 1) == [1, 2]
+    assert rollback(three).metadata().restores == 4
     assert seen_by_tf_serving(three) == [3, 4, 5]
     assert list(problems(three)) == []
 
 
 def test_a_damaged_retired_version_is_restored(three: ModelDirectory) -> None:
-    three.retire("a test", "me")
+    retire(three, "a test", "me")
     (three.version("2").folder / "model.keras").write_text("tampered")
 
     assert "retired/2/model.keras has SHA-256" in problems(three)[0]
@@ -734,7 +741,7 @@ def test_a_damaged_retired_version_is_restored(three: ModelDirectory) -> None:
 
 
 def test_a_version_that_was_brought_back_by_hand_is_set_aside_again(three: ModelDirectory) -> None:
-    three.retire("a test", "me")
+    retire(three, "a test", "me")
     shutil.copytree(three.root / "retired" / "3", three.root / "3")
 
     assert "version 3 is newer than the champion, none: TF Serving serves it; run python" in problems(three)[0]
@@ -747,7 +754,7 @@ def test_a_version_that_was_brought_back_by_hand_is_set_aside_again(three: Model
 def test_a_champion_is_never_given_up_while_a_former_one_is_whole(three: ModelDirectory) -> None:
     """Not its chain of predecessors alone, which ends at version 1, is a way back."""
     rollback(three, 1)
-    assert three.prune(1) == [1, 2]
+    assert prune(three, 1) == [1, 2]
     (three.root / "4" / "model.keras").unlink()
     shutil.rmtree(three.root.parent / "runs")
 
@@ -764,7 +771,7 @@ def test_repair_tries_the_chain_of_predecessors_first_then_the_newest(three: Mod
     publish(three, "run-6", 5)
     rollback(three, 5)  # 7: the files of 5, before which was 4 with those of 1
 
-    assert Known(three.history()).ways_back(7) == [7, 5, 4, 1, 6, 3, 2]
+    assert ChampionHistory(three.history()).fallbacks(7) == [7, 5, 4, 1, 6, 3, 2]
 
 
 def test_pruning_keeps_a_whole_version_to_fall_back_to(models: ModelDirectory) -> None:
@@ -772,7 +779,7 @@ def test_pruning_keeps_a_whole_version_to_fall_back_to(models: ModelDirectory) -
         publish(models, f"run-{number}", number - 1 or None)
     (models.root / "4" / "model.keras").write_text("damaged")
 
-    assert models.prune(1) == [1, 2]  # 4 was champion before, but only 3 can be fallen back to
+    assert prune(models, 1) == [1, 2]  # 4 was champion before, but only 3 can be fallen back to
     shutil.rmtree(models.root / "5")
     shutil.rmtree(models.root.parent / "runs")
     steps = list(repair(models, models.root, "me", smoke_test=lambda _: None))
@@ -819,9 +826,9 @@ def test_a_full_disk_leaves_the_champion(tmp_path: Path) -> None:
     [
         lambda models: publish(models, "run-4", 3),
         rollback,
-        lambda models: models.prune(1),
+        lambda models: prune(models, 1),
         lambda models: list(repair(models, models.root, "me")),
-        lambda models: models.retire("a test", "me"),
+        lambda models: retire(models, "a test", "me"),
     ],
     ids=["publish", "rollback", "prune", "repair", "retire"],
 )

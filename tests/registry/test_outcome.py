@@ -16,8 +16,10 @@ from run import FAILED, PROMOTED, REJECTED, outcome
 from mnist_tasks.documents import DecisionRecord
 from mnist_tasks.gate_config import GateConfig
 from mnist_tasks.promote import promote
+from mnist_tasks.registry import publishing
 from mnist_tasks.registry.model_directory import ModelDirectory
 from mnist_tasks.registry.outcome import published_as, version_of
+from mnist_tasks.registry.rollback import roll_back
 from mnist_tasks.system.errors import ModelError
 from mnist_tasks.system.files import write_json
 from mnist_tasks.workspace import Workspace
@@ -59,13 +61,13 @@ def test_before_it_is_published_it_is_approved_and_afterwards_promoted(
     candidate: Path, home: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = []
-    publish = ModelDirectory.publish
+    publish = publishing.publish
 
     def look(*arguments: Any, **named: Any) -> Any:
         seen.append(word(candidate))
         return publish(*arguments, **named)
 
-    monkeypatch.setattr(ModelDirectory, "publish", look)
+    monkeypatch.setattr("mnist_tasks.promote.publish", look)
     promote(candidate, home.models, LENIENT)
 
     assert seen == [("approved", False, None)]
@@ -178,7 +180,7 @@ def test_going_back_to_a_model_is_not_its_runs_doing(candidate: Path, home: Work
     promote(candidate, home.models, LENIENT)
     promote(evaluated_run(home, "second", champion=(1, 0.98)), home.models, LENIENT)
     models = ModelDirectory(home.models)
-    models.rollback(reason="bad", published_by="Ada", smoke_test=lambda _: None)
+    roll_back(models, reason="bad", published_by="Ada", smoke_test=lambda _: None)
 
     assert published_as(candidate, models) == 1
 

@@ -23,10 +23,15 @@ from typing import Any
 import pytest
 
 from mnist_tasks.cli.main import main
-from mnist_tasks.registry import model_directory
+from mnist_tasks.documents import HistoryEvent
+from mnist_tasks.registry import history
 from mnist_tasks.registry.model_directory import ModelDirectory
-from mnist_tasks.registry.repair import problems, repair
+from mnist_tasks.registry.repair import repair
+from mnist_tasks.registry.retention import prune
+from mnist_tasks.registry.retirement import retire
+from mnist_tasks.registry.rollback import roll_back
 from mnist_tasks.registry.smoke_test import NOT_NOW, smoke_test
+from mnist_tasks.registry.verification import problems
 from mnist_tasks.system.errors import ModelError
 from tests.helpers import COUNTS, publish, without_root
 
@@ -44,10 +49,10 @@ OPERATIONS: dict[str, Callable[[ModelDirectory], Any]] = {
     "list": lambda models: [version.metadata() for version in models.versions()],
     "verify": problems,
     "repair": mend,
-    "prune": lambda models: models.prune(1),
-    "rollback": lambda models: models.rollback(reason="a test", published_by="me", smoke_test=lambda _: None),
+    "prune": lambda models: prune(models, 1),
+    "rollback": lambda models: roll_back(models, reason="a test", published_by="me", smoke_test=lambda _: None),
     "publish": lambda models: publish(models, "next", 4),
-    "retire": lambda models: models.retire("a test", "me"),
+    "retire": lambda models: retire(models, "a test", "me"),
 }
 
 
@@ -90,7 +95,7 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
     models = ModelDirectory(home / "models")
     for number in (1, 2, 3):
         publish(models, f"run-{number}", number - 1 or None)
-    models.rollback(2, reason="a test", published_by="back to 2", smoke_test=lambda _: None)
+    roll_back(models, 2, reason="a test", published_by="back to 2", smoke_test=lambda _: None)
     return home
 
 
@@ -130,7 +135,7 @@ def test_what_cannot_be_read_now_is_not_judged(name: str, start: Path, tmp_path:
             assert {path: text for path, text in before.items() if path[0].isdecimal()}.items() <= after.items()
         if name in ("champion", "history", "list", "verify", "repair"):
             assert after == before, calls[-1]
-        assert models.damaged_lines() == []
+        assert models.history_file.damaged_lines() == []
         assert name == "retire" or models.champion()
     assert raised > (stop - 1) / (2 * STEP)
     COUNTS.append(f"errors of reading in {name}: {(stop - 1) // STEP} points")
@@ -279,13 +284,13 @@ def test_how_often_the_history_is_read_does_not_grow_with_the_versions(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lines: list[bytes] = []
-    event = model_directory._event
+    event = history._event
 
-    def counted(line: bytes) -> dict[str, Any] | None:
+    def counted(line: bytes) -> HistoryEvent | None:
         lines.append(line)
         return event(line)
 
-    monkeypatch.setattr(model_directory, "_event", counted)
+    monkeypatch.setattr(history, "_event", counted)
     parsed = []
     for count in (4, 12):
         models = ModelDirectory(tmp_path / str(count) / "models")

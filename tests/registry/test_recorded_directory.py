@@ -19,7 +19,8 @@ from mnist_tasks.config import TrainConfig
 from mnist_tasks.evaluate import evaluate
 from mnist_tasks.promote import promote
 from mnist_tasks.registry.model_directory import ModelDirectory
-from mnist_tasks.registry.repair import problems
+from mnist_tasks.registry.rollback import roll_back
+from mnist_tasks.registry.verification import problems
 from mnist_tasks.registry.version import Version
 from mnist_tasks.train import train
 from mnist_tasks.workspace import Workspace
@@ -56,21 +57,21 @@ def test_it_lists_and_verifies(models: ModelDirectory, capsys: pytest.CaptureFix
 
 
 def test_its_history_and_documents_still_read(models: ModelDirectory) -> None:
-    events = [(event["event"], event["from"], event["to"]) for event in models.history()]
+    events = [(event.event, event.before, event.to) for event in models.history()]
 
     assert events == [("promoted", None, 1), ("promoted", 1, 2), ("forced", 2, 3), ("rolled back", 3, 4)]
-    noon = datetime.fromisoformat(models.history()[2]["time"])
+    noon = datetime.fromisoformat(models.history()[2].time)
     assert models.who_was_champion(noon) == 3
-    assert models.version("3").metadata()["forced"]
-    assert models.version("3").decision()["reason"].startswith("forced (Ada: a recorded example)")
+    assert models.version("3").metadata().forced
+    assert models.version("3").decision().reason.startswith("forced (Ada: a recorded example)")
 
 
 def test_it_rolls_back(models: ModelDirectory) -> None:
-    restored = models.rollback(1, reason="the recorded one was better", published_by="me")
+    restored = roll_back(models, 1, reason="the recorded one was better", published_by="me")
 
     assert restored == Version(5, models.root / "5")
     assert models.champion() == restored
-    assert restored.metadata()["restores"] == 1
+    assert restored.metadata().restores == 1
     assert problems(models) == []
 
 

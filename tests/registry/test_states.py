@@ -19,8 +19,12 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from mnist_tasks.registry.model_directory import ModelDirectory, is_document
-from mnist_tasks.registry.repair import problems, repair
+from mnist_tasks.registry.model_directory import ModelDirectory, is_for_people
+from mnist_tasks.registry.repair import repair
+from mnist_tasks.registry.retention import prune
+from mnist_tasks.registry.retirement import retire
+from mnist_tasks.registry.rollback import roll_back
+from mnist_tasks.registry.verification import problems
 from mnist_tasks.registry.version import Version
 from mnist_tasks.system.errors import InputError, ModelError
 from mnist_tasks.system.files import fsync, sha256
@@ -56,7 +60,17 @@ def killed_at(step: int | None) -> Iterator[None]:
             left -= 1
         fsync(path)
 
-    places = [f"mnist_tasks.{name}.fsync" for name in ("registry.model_directory", "registry.repair", "system.files")]
+    places = [
+        f"mnist_tasks.{name}.fsync"
+        for name in (
+            "registry.model_directory",
+            "registry.history",
+            "registry.retention",
+            "registry.retirement",
+            "registry.repair",
+            "system.files",
+        )
+    ]
     patches = [mock.patch(place, counted) for place in places]
     for patch in patches:
         patch.start()
@@ -105,7 +119,7 @@ class Directory(RuleBasedStateMachine):
         return not any(
             version.changed(name, digest)
             for name, digest in self.digests[version.number].items()
-            if not is_document(name)
+            if not is_for_people(name)
         )
 
     def version(self, pick: int) -> Version | None:
@@ -142,22 +156,22 @@ class Directory(RuleBasedStateMachine):
         number = target.number if target else None
         before = self.models.history()
         with suppress(ModelError, InputError), killed_at(kill):
-            self.models.rollback(number, reason="a test", published_by="me", smoke_test=lambda _: None)
+            roll_back(self.models, number, reason="a test", published_by="me", smoke_test=lambda _: None)
         new = [event for event in self.models.history() if event not in before]
-        if any(event.get("restores") in self.retired for event in new):
+        if any(event.restores in self.retired for event in new):
             self.retired = set()
         self.look()
 
     @rule(keep=st.integers(min_value=1, max_value=3))
     def prune(self, keep: int) -> None:
         with suppress(ModelError):
-            self.models.prune(keep)
+            prune(self.models, keep)
 
     @rule(kill=st.none() | st.integers(min_value=0, max_value=6))
     def retire(self, kill: int | None) -> None:
         with suppress(ModelError, InputError), killed_at(kill):
-            self.models.retire("a test", "me")
-        if self.models.history() and self.models.history()[-1].get("event") == "retired":
+            retire(self.models, "a test", "me")
+        if self.models.history() and self.models.history()[-1].event == "retired":
             self.retired |= {version.number for version in self.models.versions()}
 
     @rule(kill=st.none() | st.integers(min_value=0, max_value=20))
@@ -216,7 +230,7 @@ class Directory(RuleBasedStateMachine):
 
     @rule(pick=ANY, how=st.sampled_from(["gone", "cut", "other"]))
     def break_a_line(self, pick: int, how: str) -> None:
-        path = self.models.history_path
+        path = self.models.history_file.path
         if path.is_file() and (lines := path.read_text().splitlines(keepends=True)):
             number = pick % len(lines)
             if '"retired"' not in lines[number]:  # then nobody has retired anything
@@ -226,7 +240,7 @@ class Directory(RuleBasedStateMachine):
 
     @rule()
     def lose_the_history(self) -> None:
-        self.models.history_path.unlink(missing_ok=True)
+        self.models.history_file.path.unlink(missing_ok=True)
         self.history_is_whole = False
 
     @rule(pick=ANY)

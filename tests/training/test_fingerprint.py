@@ -17,6 +17,7 @@ from mnist_tasks.documents import Approval
 from mnist_tasks.gate_config import GateConfig
 from mnist_tasks.promote import promote
 from mnist_tasks.registry.model_directory import ModelDirectory
+from mnist_tasks.registry.rollback import roll_back
 from mnist_tasks.registry.version import Version
 from mnist_tasks.system.errors import ModelError
 from mnist_tasks.system.files import sha256
@@ -70,9 +71,9 @@ class Night:
         document = {key: value for key, value in {**json.loads(path.read_text()), **changed}.items() if value != "gone"}
         path.write_text(json.dumps(document))
         if name == "decision.json":
-            digests = self.champion.metadata()["sha256"]
+            digests = self.champion.metadata().sha256
             self.change("metadata.json", sha256={**digests, name: sha256(path)})
-        self.models.history_path.unlink(missing_ok=True)  # it has the digest of the metadata
+        self.models.history_file.path.unlink(missing_ok=True)  # it has the digest of the metadata
 
 
 @pytest.fixture
@@ -89,7 +90,7 @@ def test_a_night_like_the_champions_ends_with_a_decision_that_says_why(night: Ni
     decision = json.loads((night.workspace.run("tonight") / "decision.json").read_text())
     assert (decision["outcome"], decision["promoted"], decision["reason"]) == ("unchanged", False, reason)
     assert (decision["champion_version"], decision["version"]) == (1, None)
-    assert decision["champion_accuracy"] == night.champion.metadata()["test_accuracy"]
+    assert decision["champion_accuracy"] == night.champion.metadata().test_accuracy
     assert night.models.link.readlink() == Path("1")
 
 
@@ -217,9 +218,9 @@ def test_after_a_rollback_it_is_the_restored_models_fingerprint_that_counts(nigh
     assert night.ends() is None  # the first one's data, but it is champion no more
     assert night.ends(digest="b" * 64)
 
-    night.models.rollback(reason="it was bad", published_by="Ada", smoke_test=lambda _: None)
+    roll_back(night.models, reason="it was bad", published_by="Ada", smoke_test=lambda _: None)
 
-    assert night.champion.metadata()["restores"] == 1
+    assert night.champion.metadata().restores == 1
     assert night.ends()
     assert night.ends(digest="b" * 64) is None  # the bad night's data again: the gate must judge what they give
 
@@ -240,7 +241,7 @@ def test_a_version_that_a_kill_has_left_without_the_link_does_not_count(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(ModelDirectory, "point_at", killed)
+        patch.setattr(ModelDirectory, "set_champion", killed)
         with pytest.raises(KeyboardInterrupt):
             night.promote(night.other("killed", dataset="c" * 64))
 
