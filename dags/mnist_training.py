@@ -71,6 +71,7 @@ PARAMETERS = value("MNIST_PARAMS")
     },
 )
 def mnist_training() -> None:
+    # Longer than other functions, because Airflow wants the tasks of a DAG inside it.
     """
     ### Retrain the digit classifier and promote it if it is good enough
 

@@ -59,7 +59,8 @@ def promote(run: Path, models: Path, config: GateConfig, approval: Approval | No
     evaluation = Evaluation.read(run / EVALUATION, "clear the evaluate task to write it again")
     training = Training.read(run / "training.json", "clear the train task to write it again")
     _check_files(run, evaluation)
-    decision = decide(evaluation.candidate, evaluation.champion, config)
+    candidate, champion = evaluation.candidate, evaluation.champion
+    decision = decide(candidate, champion, config)
     if approval:
         if approval.evaluation != sha256(run / EVALUATION):
             raise ModelError(
@@ -68,7 +69,6 @@ def promote(run: Path, models: Path, config: GateConfig, approval: Approval | No
         decision = with_approval(decision, approval)
     for line in report(decision.checks):
         log.info("%s", line)
-    champion = evaluation.champion
     record = decision_record(
         run.name,
         decision.outcome,
@@ -77,13 +77,12 @@ def promote(run: Path, models: Path, config: GateConfig, approval: Approval | No
         checks=list(decision.checks),
         forced=decision.forced,
         approval=approval,
-        candidate_accuracy=evaluation.candidate.accuracy,
+        candidate_accuracy=candidate.accuracy,
         champion_version=champion.version if champion else None,
         champion_accuracy=champion.accuracy if champion else None,
     )
     record.write(run / DECISION)
-    directory = ModelDirectory(models)
-    version = None
+    directory, version = ModelDirectory(models), None
     if decision.approved:
         version = _publish(run, directory, evaluation, training, record)
         log.info("promoted as version %d: %s: %s", version.number, version.folder, decision.reason)

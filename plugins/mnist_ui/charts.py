@@ -13,7 +13,7 @@ TICKS = 5
 
 @dataclass(frozen=True)
 class Point:
-    """A value to draw: what it belongs to, its interval, and whether it stands out."""
+    """A value to draw: its label, its interval, and whether it is highlighted."""
 
     label: int
     value: float
@@ -24,7 +24,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Mark:
-    """A point in the picture."""
+    """A point with its coordinates."""
 
     x: float
     y: float
@@ -50,12 +50,12 @@ class Chart:
 
 
 def line_chart(points: Sequence[Point], floors: Sequence[float | None]) -> Chart | None:
-    """Points in a row from left to right with a stepped line for the floor of each; None for no points."""
+    """Lay out the points from left to right, and a stepped line for their floors; None if there are no points."""
     if not points:
         return None
-    known = [floor for floor in floors if floor is not None]
-    lowest = min([point.low for point in points] + known)
-    highest = max([point.high for point in points] + known)
+    known_floors = [floor for floor in floors if floor is not None]
+    lowest = min([point.low for point in points] + known_floors)
+    highest = max([point.high for point in points] + known_floors)
     step = _round_step((highest - lowest or 0.01) / (TICKS - 1))
     first, last = math.floor(lowest / step), math.ceil(highest / step)
 
@@ -81,7 +81,7 @@ def line_chart(points: Sequence[Point], floors: Sequence[float | None]) -> Chart
     )
 
 
-def _round_step(least: float) -> float:
-    """The smallest of 1, 2, 5, 10, 20, ... times a power of ten that is not below `least`."""
-    power: float = 10 ** math.floor(math.log10(least))
-    return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= least * (1 - 1e-9))
+def _round_step(minimum: float) -> float:
+    """The smallest of 1, 2, 5, 10, 20, ... times a power of ten that is not below `minimum`."""
+    power: float = 10 ** math.floor(math.log10(minimum))
+    return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= minimum * (1 - 1e-9))

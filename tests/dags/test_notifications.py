@@ -477,7 +477,7 @@ def test_not_knowing_what_happened_is_a_warning(
 
     tell_promotion({})
 
-    assert "MNIST_NOTIFY: cannot say what happened" in caplog.text
+    assert "MNIST_NOTIFY: what happened cannot be described" in caplog.text
     assert "KeyError" in caplog.text
     assert chat() == []
 
