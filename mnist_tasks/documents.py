@@ -406,7 +406,3 @@ class HistoryEvent(Document):
     def is_move(self) -> bool:
         """Whether the champion link has moved, also if it has gone."""
         return "to" in self.model_fields_set
-
-    def to_json_value(self) -> Any:
-        """The event with the fields that it has."""
-        return self.model_dump(mode="json", by_alias=True, exclude_unset=True)

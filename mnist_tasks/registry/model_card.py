@@ -106,7 +106,7 @@ def _head(metadata: Metadata, decision: DecisionRecord) -> Iterator[str]:
 def _summary(metadata: Metadata, evaluation: Evaluation, decision: DecisionRecord) -> Iterator[str]:
     candidate = evaluation.candidate
     rows = [("accuracy", _with_interval(candidate)), ("loss", f"{_number(candidate.loss)} nats")]
-    if not candidate.mnist.is_test_set:
+    if candidate.mnist.is_test_set is False:
         rows.append(("accuracy on MNIST's own test set", _with_interval(candidate.mnist)))
     rows += [
         ("measured on", f"{evaluation.test_images:,} test images of {_dataset_name(evaluation)}"),

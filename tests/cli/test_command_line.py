@@ -19,6 +19,7 @@ from mnist_tasks.cli.main import main
 from mnist_tasks.data.dataset import Digits
 from mnist_tasks.gate_config import GateConfig
 from mnist_tasks.promote import promote
+from mnist_tasks.registry.history import History
 from mnist_tasks.registry.model_directory import ModelDirectory
 from mnist_tasks.registry.rollback import roll_back
 from mnist_tasks.system.disk_space import SPACE
@@ -121,12 +122,12 @@ def test_list_shows_the_versions_without_a_champion(command: Command, models: Mo
 
     assert status == 2
     assert [row[0] for row in rows(text)] == ["1", "2"]
-    assert errors.startswith(f"failed: {models.link} is missing, but version 2 is champion by the history; run ")
+    assert errors.startswith(f"failed: {models.link} is missing, but by the history version 2 is champion; run ")
 
 
 def test_list_bears_a_version_of_an_older_release(command: Command, models: ModelDirectory) -> None:
     change_metadata(models, 1, "published_by", "published", "config")
-    (models.root / "1" / "evaluation.json").write_text("{}")
+    (models.root / "1" / "evaluation.json").write_text('{"candidate": {}}')
 
     status, text, _ = command("models", "list")
 
@@ -506,7 +507,7 @@ def test_a_failure_after_the_link_has_moved_says_who_is_champion(
         raise OSError(28, "No space left on device")
 
     assert models.standing() == "version 2 is champion"
-    monkeypatch.setattr(ModelDirectory, "append", full)
+    monkeypatch.setattr(History, "append", full)
 
     status, text, errors = command("models", "rollback", "--reason", "x")
 

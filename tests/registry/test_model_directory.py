@@ -403,7 +403,9 @@ def test_a_link_that_leads_to_no_version_is_named(target: str, three: ModelDirec
     three.link.unlink()
     three.link.symlink_to(target)
 
-    with pytest.raises(ModelError, match=rf"leads to '{target}', which is no version in .*; restore it, or run python"):
+    with pytest.raises(
+        ModelError, match=rf"leads to '{target}', which is not a version in .*; restore it, or run python"
+    ):
         three.champion()
     assert len(list(problems(three))) == 1
     assert mended(three) == [f"pointed {three.link} at version 3, as the history says"]
@@ -417,7 +419,7 @@ def test_a_link_that_is_none_is_named(damage: str, three: ModelDirectory) -> Non
     elif damage == "a file":
         three.link.write_text("3")
 
-    with pytest.raises(ModelError, match=r"champion is (missing|no link to a version).*; run python"):
+    with pytest.raises(ModelError, match=r"champion is (missing|not a link to a version).*; run python"):
         three.champion()
     assert mended(three)[-1] == f"pointed {three.link} at version 3, as the history says"
 
@@ -432,7 +434,9 @@ def test_a_damaged_line_of_the_history_costs_no_other(three: ModelDirectory, cap
     mended(three)
     assert three.history_file.path.with_suffix(".damaged").read_text().splitlines() == [lines[1][:20], "7"]
     assert [event.to for event in three.history()] == [1, 2, 3, 4]
-    assert three.history()[1] == json.loads(lines[1]) | {"time": three.version("2").metadata().published}
+    assert three.history()[1].to_json_value() == json.loads(lines[1]) | {
+        "time": three.version("2").metadata().published
+    }
 
 
 @pytest.mark.parametrize(
@@ -502,7 +506,7 @@ def test_without_link_and_history_no_candidate_goes_unchallenged(three: ModelDir
     three.history_file.path.unlink()
     three.link.unlink()
 
-    with pytest.raises(ModelError, match=r"champion and .*history\.jsonl are missing, but there are versions"):
+    with pytest.raises(ModelError, match=r"champion and .*history\.jsonl are missing, but versions exist"):
         publish(three, "run-4", None)
     assert mended(three)[0] == f"pointed {three.link} at version 3"
     assert [event.to for event in three.history()] == [1, 2, 3, 4]
@@ -701,7 +705,7 @@ def test_a_candidate_after_a_retirement_leaves_the_others_retired(three: ModelDi
         rollback(three)
     steps = list(repair(three, three.root.parent / "runs", "me", smoke_test=lambda _: None))
 
-    assert steps[0] == f"{NO_CHAMPION_LEFT}; of those that were retired, 1, 2, 3, models rollback --to N takes one"
+    assert steps[0] == f"{NO_CHAMPION_LEFT}; to use one of those that were retired, 1, 2, 3, run models rollback --to N"
     assert has_lost_champion(three)
     assert list(problems(three)) == []
     assert seen_by_tf_serving(three) == []

@@ -96,7 +96,7 @@ def test_a_full_disk_leaves_it_approved_and_a_retry_promotes(
     candidate: Path, home: Workspace, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ModelDirectory, "_write", full)
+        patch.setattr(publishing, "write_version", full)
         with pytest.raises(OSError, match="No space left"):
             promote(candidate, home.models, LENIENT)
     assert word(candidate) == ("approved", False, None)

@@ -24,7 +24,7 @@ import pytest
 
 from mnist_tasks.cli.main import main
 from mnist_tasks.documents import HistoryEvent
-from mnist_tasks.registry import history
+from mnist_tasks.registry import history as history_module
 from mnist_tasks.registry.model_directory import ModelDirectory
 from mnist_tasks.registry.repair import repair
 from mnist_tasks.registry.retention import prune
@@ -284,13 +284,13 @@ def test_how_often_the_history_is_read_does_not_grow_with_the_versions(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lines: list[bytes] = []
-    event = history._event
+    event = history_module._event
 
     def counted(line: bytes) -> HistoryEvent | None:
         lines.append(line)
         return event(line)
 
-    monkeypatch.setattr(history, "_event", counted)
+    monkeypatch.setattr(history_module, "_event", counted)
     parsed = []
     for count in (4, 12):
         models = ModelDirectory(tmp_path / str(count) / "models")

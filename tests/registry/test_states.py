@@ -60,17 +60,8 @@ def killed_at(step: int | None) -> Iterator[None]:
             left -= 1
         fsync(path)
 
-    places = [
-        f"mnist_tasks.{name}.fsync"
-        for name in (
-            "registry.model_directory",
-            "registry.history",
-            "registry.retention",
-            "registry.retirement",
-            "registry.repair",
-            "system.files",
-        )
-    ]
+    modules = ("model_directory", "history", "retention", "retirement", "repair")
+    places = ["mnist_tasks.system.files.fsync", *(f"mnist_tasks.registry.{name}.fsync" for name in modules)]
     patches = [mock.patch(place, counted) for place in places]
     for patch in patches:
         patch.start()
