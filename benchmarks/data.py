@@ -15,12 +15,15 @@ import numpy as np
 from PIL import Image
 
 from mnist_tasks.config import DataRules
-from mnist_tasks.data.dataset import ArrayFile, Digits, UInt8
+from mnist_tasks.data.arrays import ArrayFile
+from mnist_tasks.data.dataset import Digits, UInt8
+from mnist_tasks.data.drift import jensen_shannon
 from mnist_tasks.data.image_files import prepare
+from mnist_tasks.data.leakage import NEAR_DISTANCE, distances_to
 from mnist_tasks.data.neighbours import TURNS, Reference, features
+from mnist_tasks.data.profile import LEVELS, Profile
 from mnist_tasks.data.sources import read_source
 from mnist_tasks.data.statistics import wilson_interval
-from mnist_tasks.data.validation import LEVELS, NEAR, Profile, distances_to, jensen_shannon
 
 BATCH, WRONG = 3000, 0.05
 SIZES, TRIES = (100, 300, 1000), 200
@@ -31,7 +34,7 @@ COPIES = 1000  # test images to disguise
 def profile(folder: Path, images: UInt8, labels: UInt8) -> Profile:
     path = folder / f"{len(list(folder.iterdir()))}.npy"
     np.save(path, images)
-    return Profile.of(ArrayFile.open(path), labels)
+    return Profile.of_images(ArrayFile.open(path), labels)
 
 
 def wrong_labels(mnist: Digits, folder: Path, draws: int) -> None:
@@ -96,7 +99,8 @@ def leakage(mnist: Digits, folder: Path) -> None:
     """The closest training and test images of MNIST, and how many disguised test images are found."""
     test = profile(folder, mnist.x_test, mnist.y_test)
     train = profile(folder, mnist.x_train, mnist.y_train)
-    print(f"closest of MNIST's training and test images: {distances_to(train, test).min():.4f}; the bound is {NEAR}")
+    closest = distances_to(train, test).min()
+    print(f"closest of MNIST's training and test images: {closest:.4f}; the bound is {NEAR_DISTANCE}")
     originals = mnist.x_test[:COPIES]
     noise = np.random.default_rng(0).normal(0, 8, originals.shape)
     disguises: dict[str, Callable[[UInt8, int], UInt8]] = {
@@ -110,7 +114,7 @@ def leakage(mnist: Digits, folder: Path) -> None:
     }
     for name, disguise in disguises.items():
         copies = np.stack([disguise(image, i) for i, image in enumerate(originals)])
-        found = (distances_to(profile(folder, copies, mnist.y_test[:COPIES]), test) < NEAR).mean()
+        found = (distances_to(profile(folder, copies, mnist.y_test[:COPIES]), test) < NEAR_DISTANCE).mean()
         drift = jensen_shannon(histogram(copies), histogram(mnist.x_train))
         print(f"{name}: {found:.1%} found; drift of the pixels {drift:.4f} bits")
 

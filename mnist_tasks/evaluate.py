@@ -110,7 +110,9 @@ def evaluate(dataset_folder: Path, run: Path, models: Path) -> Evaluated:
     mistakes = _write_golden_and_figures(run, inspection, candidate, champion, history, test)
     Evaluation(
         dataset=dataset.digest,
-        **{name: description[name] for name in ("source", "train_images", "test_images")},
+        source=description.source,
+        train_images=description.train_images,
+        test_images=description.test_images,
         files=files | _digests(run, GOLDEN, "history.json", "figures"),
         training_sha256=sha256(run / "training.json"),
         signatures=inspection.signatures,

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from mnist_tasks.data.dataset import SPLITS, ArrayFile, Dataset, Split, scaled, write_array
+from mnist_tasks.data.arrays import ArrayFile, write_array
+from mnist_tasks.data.dataset import SPLITS, Dataset, Split, scaled
 from mnist_tasks.system.files import write_atomically
 from mnist_tasks.system.task_log import log_resources
 

@@ -68,7 +68,7 @@ def train(dataset_folder: Path, config: TrainConfig, run: Path) -> Trained:
     """
     log.info("reading the training images in %s", dataset_folder)
     dataset = Dataset(dataset_folder)
-    rows, validation_rows = split(dataset.description()["train_images"], config)
+    rows, validation_rows = split(dataset.description().train_images, config)
     dataset.verify("train")
     images, labels = dataset.normalized("train"), dataset.labels("train")
 

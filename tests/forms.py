@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from mnist_tasks.data.dataset import UInt8
-from mnist_tasks.data.sources import IDX_FILES
+from mnist_tasks.data.readers.idx import IDX_FILES
 from tests.helpers import Array
 
 

@@ -29,10 +29,10 @@ def test_the_description_has_the_statistics(npz: Path, digits: Digits, tmp_path:
     loaded = load(str(npz), tmp_path)
 
     description = Dataset(tmp_path / loaded.digest).description()
-    assert description["train_images_per_digit"] == np.bincount(digits.y_train).tolist()
-    assert description["test_images_per_digit"] == np.bincount(digits.y_test).tolist()
-    assert description["train_pixel_mean"] == pytest.approx(digits.x_train.mean())
-    assert description["train_pixel_std"] == pytest.approx(digits.x_train.std())
+    assert description.train_images_per_digit == np.bincount(digits.y_train).tolist()
+    assert description.test_images_per_digit == np.bincount(digits.y_test).tolist()
+    assert description.train_pixel_mean == pytest.approx(digits.x_train.mean())
+    assert description.train_pixel_std == pytest.approx(digits.x_train.std())
 
 
 def test_a_second_load_reuses_the_snapshot(npz: Path, tmp_path: Path) -> None:

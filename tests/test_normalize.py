@@ -94,7 +94,7 @@ def test_a_write_that_fails_leaves_nothing_behind(folder: Path, monkeypatch: pyt
 
 
 def test_a_folder_without_dataset_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"is no dataset: .*; run the load task first"):
+    with pytest.raises(InputError, match=r"is not a dataset: .*; run the load task first"):
         normalize(tmp_path / "nothing")
 
 

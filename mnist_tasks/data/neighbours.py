@@ -1,4 +1,4 @@
-"""Which known images a new one is closest to: what its label, and the way up that it stands, are checked with.
+"""Find the known images that a new one is closest to, to check its label and which way up it stands.
 
 Images are compared by their cosine, centred and pooled to 14x14. What the numbers below rest on was measured with
 10,000 of MNIST's training images as the reference (`python -m benchmarks.data`): all five neighbours bear the
@@ -15,14 +15,15 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from mnist_tasks.data.dataset import CHUNK, IMAGE_SHAPE, ArrayFile, Float32, UInt8
+from mnist_tasks.data.arrays import CHUNK, ArrayFile
+from mnist_tasks.data.dataset import IMAGE_SHAPE, Float32, UInt8
 from mnist_tasks.data.statistics import wilson_interval
 
-REFERENCES, NEIGHBOURS = 10_000, 5
-ROWS = 512  # of a matrix of distances at a time: 20 MB beside 10,000 columns
-LOOKED_AT = 300  # images that are turned each way
-LEAST_AGREEMENT = 0.33  # from here on it is digits that stand that way
-UPRIGHT = 0.6  # from here on no other way up needs to be tried: twice of what any can have
+REFERENCE_IMAGES, NEIGHBOURS = 10_000, 5
+ROWS = 512  # of a matrix of distances at a time: 20 MB with 10,000 columns
+TURNED_IMAGES = 300  # that are compared each way up
+MIN_AGREEMENT = 0.33  # from here on digits stand that way up
+UPRIGHT_AGREEMENT = 0.6  # from here on no other way up needs to be tried: twice what any can reach
 
 Indices = npt.NDArray[np.intp]
 
@@ -34,7 +35,7 @@ TURNS: dict[str, Callable[[UInt8], UInt8]] = {
     "turned by 90 degrees: turn them, numpy.rot90(x, 1, (1, 2))": lambda x: np.rot90(x, 1, (1, 2)),
     "turned by 180 degrees: turn them, numpy.rot90(x, 2, (1, 2))": lambda x: np.rot90(x, 2, (1, 2)),
     "turned by 90 degrees: turn them, numpy.rot90(x, 3, (1, 2))": lambda x: np.rot90(x, 3, (1, 2)),
-    "transposed and turned: mend them with numpy.rot90(x, 2, (1, 2)).swapaxes(1, 2)": lambda x: np.rot90(
+    "transposed and turned: fix them with numpy.rot90(x, 2, (1, 2)).swapaxes(1, 2)": lambda x: np.rot90(
         x, 2, (1, 2)
     ).swapaxes(1, 2),
 }
@@ -60,16 +61,16 @@ def features(images: UInt8) -> Float32:
     return units
 
 
-def pieces(chunks: Iterable[Float32]) -> Iterator[Float32]:
+def in_batches(chunks: Iterable[Float32]) -> Iterator[Float32]:
     """Chunks of features cut into `ROWS` at a time."""
     for chunk in chunks:
         for start in range(0, len(chunk), ROWS):
             yield chunk[start : start + ROWS]
 
 
-def spread(count: int, most: int) -> Indices:
+def evenly_spread(count: int, limit: int) -> Indices:
     """At most so many positions, spread evenly over all."""
-    return np.linspace(0, count - 1, min(most, count)).astype(np.intp)
+    return np.linspace(0, count - 1, min(limit, count)).astype(np.intp)
 
 
 @dataclass(frozen=True)
@@ -81,19 +82,19 @@ class Reference:
 
     @classmethod
     def of(cls, images: ArrayFile, labels: UInt8) -> Reference:
-        chosen = spread(len(labels), REFERENCES)
+        chosen = evenly_spread(len(labels), REFERENCE_IMAGES)
         parts = (images.rows(chosen[i : i + CHUNK]) for i in range(0, len(chosen), CHUNK))
         return cls(np.concatenate([features(part) for part in parts]), labels[chosen])
 
     def contradicted(self, new: Iterable[Float32], labels: UInt8) -> Indices:
         """The positions of the images whose nearest neighbours all bear one digit that is not their label."""
-        said, unanimous = self._nearest(new)
-        return np.flatnonzero(unanimous & (said != labels))
+        digits, unanimous = self._nearest(new)
+        return np.flatnonzero(unanimous & (digits != labels))
 
     def way_up(self, images: UInt8, labels: UInt8) -> WayUp:
         """Whether the images agree better with the reference once they are turned another way."""
         upright = self._agreement(images, labels)
-        if upright >= UPRIGHT:
+        if upright >= UPRIGHT_AGREEMENT:
             return WayUp(upright, 0, "", len(labels))
         shares = [self._agreement(turn(images), labels) for turn in TURNS.values()]
         best = int(np.argmax(shares))
@@ -101,20 +102,20 @@ class Reference:
 
     def _agreement(self, images: UInt8, labels: UInt8) -> float:
         """The share of the images whose nearest neighbours all bear their label."""
-        said, unanimous = self._nearest(pieces([features(np.ascontiguousarray(images))]))
-        return float((unanimous & (said == labels)).mean())
+        digits, unanimous = self._nearest(in_batches([features(np.ascontiguousarray(images))]))
+        return float((unanimous & (digits == labels)).mean())
 
     def _nearest(self, new: Iterable[Float32]) -> tuple[UInt8, npt.NDArray[np.bool_]]:
         """For each image the digit of one of its nearest neighbours, and whether all of them bear it."""
-        said: list[UInt8] = []
+        first: list[UInt8] = []
         unanimous: list[npt.NDArray[np.bool_]] = []
         count = min(NEIGHBOURS, len(self.labels))
-        for chunk in pieces(new):
+        for chunk in in_batches(new):
             nearest = np.argpartition(-(chunk @ self.features.T), count - 1, axis=1)[:, :count]
             digits = self.labels[nearest]
-            said.append(digits[:, 0])
+            first.append(digits[:, 0])
             unanimous.append((digits == digits[:, :1]).all(axis=1))
-        return np.concatenate(said), np.concatenate(unanimous)
+        return np.concatenate(first), np.concatenate(unanimous)
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ class WayUp:
 
     upright: float
     turned: float  # 0 if none was tried
-    words: str  # what they look like that way, and what mends them
+    words: str  # what they look like that way, and how to fix them
     images: int
 
     @property
@@ -131,4 +132,4 @@ class WayUp:
         """Whether the other way up is better beyond chance, and good."""
         lower, _ = wilson_interval(round(self.turned * self.images), self.images)
         _, upper = wilson_interval(round(self.upright * self.images), self.images)
-        return lower > upper and self.turned >= LEAST_AGREEMENT
+        return lower > upper and self.turned >= MIN_AGREEMENT

@@ -5,10 +5,8 @@ MNIST's own are part of the package. Their digest is checked, so that nothing is
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
@@ -16,7 +14,7 @@ import numpy.typing as npt
 
 from mnist_tasks.data.dataset import Dataset, Float32, UInt8, test_set_digest
 from mnist_tasks.data.sources import BUILTIN, MNIST_DIGEST, MNIST_TEST_DIGEST, MNIST_TEST_IMAGES
-from mnist_tasks.documents import Evaluation, Part
+from mnist_tasks.documents import DatasetDescription, Evaluation, Part
 from mnist_tasks.system.errors import InputError, is_transient
 
 
@@ -36,19 +34,19 @@ class TestImages:
     own: int | None = None
 
     @classmethod
-    def of(cls, dataset: Dataset, description: Mapping[str, Any]) -> TestImages:
+    def of(cls, dataset: Dataset, description: DatasetDescription) -> TestImages:
         """Read the test images of a dataset; `fixed_test_images` of its description is the number of the source's own.
 
         Raises:
             InputError: if the dataset cannot be read.
         """
         labels = np.array(dataset.labels("test"))
-        own = description.get("fixed_test_images")
+        own = description.fixed_test_images
         return cls(
             dataset.normalized("test"),
             dataset.array("x_test"),
             labels,
-            own if isinstance(own, int) and 0 <= own <= len(labels) else None,
+            own if own is not None and 0 <= own <= len(labels) else None,
         )
 
     @cached_property

@@ -79,8 +79,8 @@ def test_a_batch_gives_the_same_digest_in_every_form(
     merged = zip(dataset.array("x_train")[12_000:], dataset.array("y_train")[12_000:], strict=True)
     dropped = zip(images, labels, strict=True)
     assert sorted((x.tobytes(), int(y)) for x, y in merged) == sorted((x.tobytes(), int(y)) for x, y in dropped)
-    assert [batch["name"] for batch in dataset.description()["batches"]] == ["digits as npz.npz"]
-    assert dataset.description()["source"] == f"{base} with 1 of the inbox's batches"
+    assert [batch.name for batch in dataset.description().batches] == ["digits as npz.npz"]
+    assert dataset.description().source == f"{base} with 1 of the inbox's batches"
 
 
 def test_pictures_that_fail_cost_a_line_in_the_log_and_no_batch(
@@ -150,7 +150,7 @@ def test_wrong_labels_and_test_images_are_caught_and_the_rest_goes_on(
     }
     figures = tmp_path / "datasets" / loaded.digest / "figures"
     assert len(list(figures.glob("batch-*.png"))) == 1
-    with pytest.raises(InputError, match=r"batch exact\.npz: .*are test images as well.*; and 2 more; mend or remove"):
+    with pytest.raises(InputError, match=r"batch exact\.npz: .*are test images as well.*; and 2 more; fix or remove"):
         load(str(base), tmp_path / "datasets", inbox=inbox, rules=DataRules(on_bad_batch="fail"), run=tmp_path / "run")
     assert report(tmp_path / "run")["dataset"] is None
 
@@ -354,8 +354,8 @@ def test_the_sources_own_test_images_come_first_and_are_counted(
     own = Dataset(tmp_path / load(str(npz), tmp_path, inbox=inbox, run=tmp_path / "run").digest)
 
     assert (len(mnist.labels("test")), len(own.labels("test"))) == (10_050, 550)
-    assert [mnist.description()[key] for key in ("fixed_test_images", "test_set")] == [10_000, "mnist"]
-    assert [own.description()[key] for key in ("fixed_test_images", "test_set")] == [500, "own"]
+    assert [getattr(mnist.description(), key) for key in ("fixed_test_images", "test_set")] == [10_000, "mnist"]
+    assert [getattr(own.description(), key) for key in ("fixed_test_images", "test_set")] == [500, "own"]
     assert np.array_equal(own.array("x_test")[:500], digits.x_test)
     (note,) = [check for check in report(tmp_path / "run")["checks"] if check["rule"] == "test_set"]
     assert note["message"].startswith("the source brings its own test set of 500 images")
@@ -430,7 +430,12 @@ def test_folders_named_as_idx_files_with_nothing_in_them_are_quarantined_by_name
 
 
 @pytest.mark.parametrize(
-    "where", ["mnist_tasks.data.sources.checked_labels", "mnist_tasks.load.validate", "mnist_tasks.load.passed_schema"]
+    "where",
+    [
+        "mnist_tasks.data.readers.npz.checked_labels",
+        "mnist_tasks.data.batches.validate",
+        "mnist_tasks.data.batches.passed_schema",
+    ],
 )
 def test_an_error_that_nobody_thought_of_quarantines_the_batch_and_leaves_a_trace(
     where: str,
@@ -450,5 +455,5 @@ def test_an_error_that_nobody_thought_of_quarantines_the_batch_and_leaves_a_trac
     loaded = load("builtin", tmp_path / "datasets", inbox=inbox, run=tmp_path / "run")
 
     assert (loaded.digest, loaded.quarantined) == (MNIST_DIGEST, 1)
-    assert "odd.npz cannot be taken in: TypeError: what is this?" in report(tmp_path / "run")["batches"][0]["reason"]
+    assert "odd.npz cannot be read: TypeError: what is this?" in report(tmp_path / "run")["batches"][0]["reason"]
     assert "Traceback" in caplog.text

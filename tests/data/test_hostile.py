@@ -29,9 +29,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from mnist_tasks.config import DataRules
-from mnist_tasks.data import dataset
+from mnist_tasks.data import arrays
 from mnist_tasks.data.dataset import Digits
-from mnist_tasks.data.sources import IDX_FILES, fetch
+from mnist_tasks.data.readers.idx import IDX_FILES
+from mnist_tasks.data.sources import fetch
 from mnist_tasks.load import load
 from mnist_tasks.system.errors import InputError
 from tests.forms import FORMS, done, idx, write_npz
@@ -493,7 +494,7 @@ def test_a_source_that_changes_while_it_is_read_is_refused(
     path = FORMS[form](tmp_path / "batch", PIXELS, LABELS)
     (tmp_path / "out").mkdir()
     first = next(file for file in ([path] if path.is_file() else sorted(path.rglob("*"))) if file.is_file())
-    write_array = dataset.write_array
+    write_array = arrays.write_array
 
     def meanwhile(*arguments: Any) -> None:
         write_array(*arguments)

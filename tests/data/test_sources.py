@@ -24,7 +24,8 @@ import pytest
 
 from mnist_tasks.data import sources
 from mnist_tasks.data.dataset import Digits
-from mnist_tasks.data.sources import BUILTIN, IDX_FILES, MNIST_DIGEST, read_source
+from mnist_tasks.data.readers.idx import IDX_FILES
+from mnist_tasks.data.sources import BUILTIN, MNIST_DIGEST, read_source
 from mnist_tasks.system.errors import InputError
 from tests.forms import idx
 from tests.helpers import without_root

@@ -13,8 +13,8 @@ from PIL import Image
 from mnist_tasks.config import DataRules
 from mnist_tasks.data import contact_sheets
 from mnist_tasks.data.dataset import Digits, UInt8
+from mnist_tasks.data.drift import jensen_shannon
 from mnist_tasks.data.neighbours import features
-from mnist_tasks.data.validation import jensen_shannon
 from mnist_tasks.load import load
 from mnist_tasks.registry.model_directory import ModelDirectory
 from mnist_tasks.system.errors import InputError

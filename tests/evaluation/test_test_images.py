@@ -110,7 +110,7 @@ def transposed(workspace: Workspace, digits: Digits, tmp_path: Path, monkeypatch
 
     As if load did not see it, which it does.
     """
-    monkeypatch.setattr("mnist_tasks.data.neighbours.LEAST_AGREEMENT", 1)
+    monkeypatch.setattr("mnist_tasks.data.neighbours.MIN_AGREEMENT", 1)
     blind = DataRules(max_source_wrong_labels=1)
     source = tmp_path / "transposed.npz"
     turned = {name: array.swapaxes(1, 2) if array.ndim == 3 else array for name, array in vars(digits).items()}

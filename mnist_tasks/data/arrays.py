@@ -1,0 +1,133 @@
+"""NumPy's `.npy` files, read and written in pieces, so that memory does not grow with them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from tokenize import TokenError
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mnist_tasks.system.errors import InputError, is_transient
+
+CHUNK = 2048  # rows at a time: 1.6 MB of raw images
+
+
+@dataclass(frozen=True)
+class ArrayFile:
+    """An `.npy` file that is read a piece at a time, so that memory does not grow with it.
+
+    Not through a lasting memory map: pages of a map that were touched count as the process' own.
+    """
+
+    path: Path
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    offset: int
+
+    @classmethod
+    def open(cls, path: Path, task: str = "load") -> ArrayFile:
+        """Read the header of an array that the named task wrote.
+
+        Raises:
+            InputError: if it cannot be read or is cut short, or the array is not stored row after row.
+        """
+        try:
+            with path.open("rb") as file:
+                shape, fortran_order, dtype = npy_header(file)
+                offset = file.tell()
+            missing = offset + math.prod(shape) * dtype.itemsize - path.stat().st_size
+            if missing > 0:
+                raise ValueError(f"{missing:,} bytes are missing")
+        except (OSError, ValueError) as error:
+            if is_transient(error):
+                raise
+            raise InputError(f"{path} cannot be read: {error}; clear the {task} task to write it again") from error
+        if fortran_order:
+            raise InputError(f"{path} is stored column after column; clear the {task} task to write it again")
+        return cls(path, shape, dtype, offset)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def chunks(self) -> Iterator[npt.NDArray[Any]]:
+        """All rows in order, `CHUNK` at a time.
+
+        Raises:
+            InputError: if the file has been cut short meanwhile. An error of the system stays what it is, unlike with
+                `numpy.fromfile`, which takes it for the end of the file.
+        """
+        with self.path.open("rb") as file:
+            file.seek(self.offset)
+            for start in range(0, len(self), CHUNK):
+                chunk = np.empty((min(CHUNK, len(self) - start), *self.shape[1:]), self.dtype)
+                if file.readinto(chunk.view(np.uint8).data) != chunk.nbytes:
+                    raise InputError(f"{self.path} was cut short while it was read; clear the task that writes it")
+                yield chunk
+
+    def rows(self, index: npt.NDArray[np.intp]) -> npt.NDArray[Any]:
+        """The rows at these positions, copied; raises as `chunks`."""
+        rows = np.empty((len(index), *self.shape[1:]), self.dtype)
+        size = math.prod(self.shape[1:]) * self.dtype.itemsize
+        with self.path.open("rb", buffering=0) as file:
+            for row, position in zip(rows.view(np.uint8).reshape(len(rows), size), index.tolist(), strict=True):
+                file.seek(self.offset + position * size)
+                if file.readinto(row.data) != size:
+                    raise InputError(f"{self.path} was cut short while it was read; clear the task that writes it")
+        return rows
+
+    def all(self) -> npt.NDArray[Any]:
+        """All rows in memory: for labels."""
+        return np.concatenate([np.empty((0, *self.shape[1:]), self.dtype), *self.chunks()])
+
+
+class HeaderError(ValueError):
+    """What begins an array is no header. The message repeats nothing of it: who knows what file this is."""
+
+
+def npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Shape, whether it is in Fortran's order, and dtype of the `.npy` content that a file goes on with.
+
+    Raises:
+        HeaderError: if it is no header, whatever NumPy comes upon in it.
+    """
+    try:
+        if np.lib.format.read_magic(file) == (1, 0):
+            shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(file)
+        else:
+            shape, fortran_order, dtype = np.lib.format.read_array_header_2_0(file)
+    # The header is Python source, and so are its errors; Python calls one that nests too deep out of memory.
+    except (SyntaxError, TokenError, TypeError, ValueError, RecursionError, MemoryError):
+        raise HeaderError("bad header of an array") from None
+    if any(side < 0 for side in shape):
+        raise HeaderError(f"bad header of an array: shape {shape}")
+    return shape, fortran_order, dtype
+
+
+def open_array(path: Path, task: str = "load") -> npt.NDArray[Any]:
+    """Memory-map an `.npy` file that the named task wrote; what is written to the array stays in the process."""
+    try:
+        array: npt.NDArray[Any] = np.load(path, mmap_mode="c", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        if is_transient(error):
+            raise
+        raise InputError(f"{path} cannot be read: {error}; clear the {task} task to write it again") from error
+    return array
+
+
+def write_array(path: Path, shape: tuple[int, ...], chunks: Iterable[npt.NDArray[Any]]) -> None:
+    """Write an `.npy` file from C-contiguous chunks along the first axis, which together have the given shape.
+
+    Unlike with `numpy.save` and `tofile`, an error while writing is the system's own: "No space left on device".
+    """
+    with path.open("wb") as file:
+        for index, chunk in enumerate(chunks):
+            if not index:
+                description = np.lib.format.dtype_to_descr(chunk.dtype)
+                header = {"descr": description, "fortran_order": False, "shape": shape}
+                np.lib.format.write_array_header_1_0(file, header)
+            file.write(chunk.data)

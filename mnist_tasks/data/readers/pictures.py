@@ -1,0 +1,83 @@
+"""Read a folder of pictures by digit: `0/` to `9/`, or `train/` and `test/` with such folders."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from mnist_tasks.data.arrays import CHUNK
+from mnist_tasks.data.dataset import DIGITS, SPLITS, Split, UInt8
+from mnist_tasks.data.readers.common import FORMS, MAX_IMAGES, AnnouncedSplit, check_link, read_errors_named
+from mnist_tasks.data.readers.idx import IDX_FILES
+from mnist_tasks.system.errors import InputError
+from mnist_tasks.system.files import printable
+
+
+def read_pictures(folder: Path) -> Iterator[tuple[Split, AnnouncedSplit]]:
+    """The splits of a folder of pictures: `0/` to `9/` for training, or those in `train/` and in `test/`."""
+    with read_errors_named(folder):
+        names = [entry.name for entry in _entries(folder)]
+    digits = [str(digit) for digit in range(DIGITS)]
+    if not set(names) & {*digits, *SPLITS}:
+        raise InputError(
+            f"{printable(folder)} has no {', no '.join(IDX_FILES.values())}, and no folder of pictures 0 to 9; it is "
+            f"none of the forms that can be read: {FORMS}"
+        )
+    unknown = [name for name in names if name not in {*digits, *SPLITS}]
+    if unknown:
+        raise InputError(
+            f"{printable(folder / unknown[0])} is not expected there: a folder of pictures has folders 0 to 9, or "
+            "train and test with such folders, and nothing else"
+        )
+    if "train" in names and set(names) & set(digits):
+        raise InputError(f"{printable(folder)} has train and folders 0 to 9 beside it; move the one into the other")
+    for split in SPLITS:
+        root = folder / split if split in names else folder
+        if root == folder and (split == "test" or not set(names) & set(digits)):
+            continue
+        with read_errors_named(root):
+            pictures = _labelled(root)
+        if len(pictures) > MAX_IMAGES:
+            raise InputError(f"{printable(root)} has {len(pictures):,} pictures, more than {MAX_IMAGES:,}; split it")
+        labels = np.array([label for label, _ in pictures], np.uint8)
+        yield split, AnnouncedSplit(len(pictures), labels, _picture_chunks([path for _, path in pictures]))
+
+
+def _labelled(root: Path) -> list[tuple[int, Path]]:
+    """The pictures in the folders 0 to 9, sorted by digit and name."""
+    pictures = []
+    for entry in _entries(root):
+        path = root / entry.name
+        if not (entry.is_dir() and entry.name in map(str, range(DIGITS))):
+            raise InputError(f"{printable(path)} is not expected there: a folder of pictures has folders 0 to 9")
+        for picture in _entries(path):
+            if not picture.is_file():
+                raise InputError(f"{printable(path / picture.name)} is no file: a digit's folder holds pictures only")
+            pictures.append((int(entry.name), path / picture.name))
+    return pictures
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    """What lies in a folder, by name; hidden files, such as those that file managers leave, are none of the data."""
+    with os.scandir(folder) as found:
+        entries = sorted((entry for entry in found if not entry.name.startswith(".")), key=lambda entry: entry.name)
+    for entry in entries:
+        path = folder / entry.name
+        try:
+            entry.name.encode()
+        except UnicodeEncodeError:
+            raise InputError(f"{printable(path)} has a name that is not UTF-8; rename it") from None
+        if entry.is_symlink():
+            check_link(path, folder)
+    return entries
+
+
+def _picture_chunks(paths: Sequence[Path]) -> Iterator[UInt8]:
+    # Imported here: only this form needs it.
+    from mnist_tasks.data.image_files import read_digit
+
+    for start in range(0, len(paths), CHUNK):
+        yield np.stack([read_digit(path) for path in paths[start : start + CHUNK]])
