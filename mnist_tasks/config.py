@@ -129,9 +129,6 @@ class TrainConfig(Parameters):
         title="Learning rate schedule",
         description="`one_cycle`: rises for a fifth of the steps, then falls to zero along a cosine.",
     )
-    loss: Annotated[str, one_of("sparse_categorical_crossentropy")] = Field(
-        "sparse_categorical_crossentropy", title="Loss", description="Keras' loss for integer labels."
-    )
     label_smoothing: float = Field(
         0, ge=0, lt=1, title="Label smoothing", description="Share of each label spread evenly over all digits."
     )
@@ -173,11 +170,10 @@ class TrainConfig(Parameters):
     device: Annotated[str, one_of("auto", "cpu", "gpu")] = Field(
         "auto", title="Device", description="`auto`: a GPU if TensorFlow sees one; `gpu`: fails without one."
     )
-    strategy: Annotated[str, one_of("single", "mirrored", "multi_worker")] = Field(
+    strategy: Annotated[str, one_of("single", "mirrored")] = Field(
         "single",
         title="Distribution strategy",
-        description="`mirrored`: all GPUs of the machine; `multi_worker`: all machines that `TF_CONFIG` names. A batch "
-        "is split evenly over the devices.",
+        description="`mirrored`: all GPUs of the machine; each batch is split evenly over them.",
     )
     image_memory: int = Field(
         1000,

@@ -5,25 +5,27 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mnist_tasks import documents
 from mnist_tasks.config import TrainConfig
 from mnist_tasks.data.dataset import Dataset
+from mnist_tasks.documents import Training, TrainingHistory
 from mnist_tasks.registry.version import MODEL, SAVED_MODEL
 from mnist_tasks.system.errors import InputError
-from mnist_tasks.system.files import atomic_folder, remove_staging_folders, write_atomically, write_json
+from mnist_tasks.system.files import atomic_folder, remove_staging_folders, write_atomically
 from mnist_tasks.system.task_log import log_group, log_resources
-from mnist_tasks.system.tensorflow_setup import distribution, is_chief, precision, use_devices, use_threads
+from mnist_tasks.system.tensorflow_setup import distribution, precision, use_devices, use_threads
 from mnist_tasks.training.architectures import export, published_model, trainable_model, weights_sha256
 from mnist_tasks.training.checkpoint import Checkpoint, Progress
 from mnist_tasks.training.fingerprint import SETTINGS_WITHOUT_EFFECT_ON_WEIGHTS, fingerprint
-from mnist_tasks.training.loop import Epoch, Rows, build, fit
+from mnist_tasks.training.loop import Epoch, Indices, build, fit
 from mnist_tasks.training.provenance import git_commit, hardware, kernel_variables, library_versions
 from mnist_tasks.training.tensorboard import EventFiles
 
@@ -37,7 +39,7 @@ MB = 10**6
 
 @dataclass(frozen=True)
 class Trained:
-    """What `train` hands on: the digests of dataset and weights, loss and accuracy while training, how long, on what.
+    """What `train` hands on: digests of dataset and weights, the last epoch's loss and accuracy, seconds and device.
 
     With early stopping, loss and accuracy are those of the epoch whose weights were kept.
     """
@@ -57,107 +59,137 @@ def train(dataset_folder: Path, config: TrainConfig, run: Path) -> Trained:
     Args:
         dataset_folder: `datasets/<digest>`, normalized.
         config: the recipe.
-        run: the run's folder. An earlier try's files in it are replaced; a try that was interrupted is taken up after
-            its last complete epoch and ends with the same weights as one that was not. With the strategy
-            `multi_worker` all workers share the folder, and the first of them writes.
+        run: the run's folder. Files of an earlier try are replaced. A try that was interrupted is continued after its
+            last complete epoch, and ends with the same weights as one that was not interrupted.
 
     Raises:
         InputError: if the batch is larger than the training set or cannot be split over the devices, the dataset
-            cannot be read, the device is not there or too small, or the folder cannot hold a checkpoint.
+            cannot be read, the device is missing or too small, or the folder cannot hold a checkpoint.
         TrainingDivergedError: if the loss is no longer a finite number; no model is written then.
     """
     log.info("reading the training images in %s", dataset_folder)
     dataset = Dataset(dataset_folder)
-    rows, validation_rows = split(dataset.description().train_images, config)
+    indices, validation_indices = split(dataset.description().train_images, config)
     dataset.verify("train")
-    images, labels = dataset.normalized("train"), dataset.labels("train")
 
-    traits = fingerprint(dataset.digest, config)
-    chosen = kernel_variables(config.architecture)
-    os.environ.update(chosen)
+    origin = fingerprint(dataset.digest, config)
+    environment = kernel_variables(config.architecture)
+    os.environ.update(environment)
     # Not before the checks: it imports TensorFlow, which takes seconds.
     device = use_devices(config.device)
     config = config.model_copy(update={"precision": precision(config.precision, device)})
     use_threads(intra_op=1, inter_op=1 if config.architecture == "mlp" else 2)
-    strategy = distribution(config.strategy)
-    writes = config.strategy != "multi_worker" or is_chief()
-    fallen_back = config.device == "auto" and device.startswith("CPU")
-    log.info("training on the %s%s", device, ": TensorFlow sees no GPU" if fallen_back else "")
-    log.info("%s images", f"{len(rows):,}")
-    with log_group(log, "the recipe"):
-        for name, value in config:
-            log.info("%s: %s", name, value)
-        for name, value in chosen.items():
-            log.info("%s: %s", name, value)
-    recipe = config.model_dump(exclude=SETTINGS_WITHOUT_EFFECT_ON_WEIGHTS)
-    origin = {"config": recipe, "dataset": dataset.digest, "library_versions": library_versions()}
-    # Epochs of other code, or on another kind of machine, would make the fingerprint untrue.
-    beside = {name: traits[name] for name in ("code", "machine")}
-    checkpoint = Checkpoint(run / "checkpoint.npz", {**origin, **beside}, writable=writes)
+    _log_start(config, device, environment, len(indices))
 
+    libraries = library_versions()
+    checkpoint = Checkpoint(run / "checkpoint.npz", _what_epochs_depend_on(config, dataset.digest, libraries, origin))
     with _out_of_memory_named(config):
-        with strategy.scope():
-            model = trainable_model(config, len(rows))
-        build(model, images, labels)
-        progress = _prepare(checkpoint, model)
-        training = fit(
-            model,
-            images,
-            labels,
-            batch_size=config.batch_size,
-            epochs=config.epochs,
-            seed=config.seed,
-            first_epoch=len(progress.epochs) + 1,
-            rows=rows,
-            validation_rows=validation_rows,
-            image_memory=config.image_memory * MB,
-        )
-        events = EventFiles(run / "tensorboard", progress.epochs) if config.tensorboard and writes else None
-        while not progress.is_over(config):
-            epoch = next(training)
-            progress.add(epoch, model, config)
-            if events:  # before the checkpoint: a kill between the two then repeats an event, and loses none
-                events.write(epoch, float(model.optimizer.learning_rate))
-            checkpoint.save(model, progress)
-            if writes:  # for those who watch the run
-                write_json(run / "history.json", [asdict(done) for done in progress.epochs])
-            _report(epoch, config)
+        model, progress = _run_epochs(dataset, config, run, checkpoint, indices, validation_indices)
     final = progress.epochs[-1]
     if config.patience:
         final = progress.best()
         model.set_weights(progress.best_weights)
         log.info("keeping the weights of epoch %d, whose validation loss is the lowest", final.number)
 
-    published = published_model(config, model)
-    digest = weights_sha256(published)
-    seconds = sum(epoch.seconds for epoch in progress.epochs)
-    if writes:
-        write_atomically(run / MODEL, published.save)
-        remove_staging_folders(run)
-        shutil.rmtree(run / SAVED_MODEL, ignore_errors=True)
-        with atomic_folder(run / SAVED_MODEL) as folder:
-            export(published, folder)
-        write_json(run / "history.json", [asdict(epoch) for epoch in progress.epochs])
-        write_json(
-            run / "training.json",
-            {
-                **origin,
-                "config": config.model_dump(),
-                "fingerprint": traits,
-                "device": device,
-                "hardware": hardware(),
-                "environment": chosen,
-                "git_commit": git_commit(),
-                "seconds": seconds,
-                "weights_sha256": digest,
-            },
-        )
-        checkpoint.remove()
-        log.info("wrote %s, %s, history.json and training.json to %s", MODEL, SAVED_MODEL, run)
-    return Trained(dataset.digest, digest, final.metrics["loss"], final.metrics["accuracy"], seconds, device)
+    training = Training(
+        dataset=dataset.digest,
+        library_versions=libraries,
+        config=config.model_dump(),
+        fingerprint=origin,
+        device=device,
+        hardware=hardware(),
+        environment=environment,
+        git_commit=git_commit(),
+        seconds=sum(epoch.seconds for epoch in progress.epochs),
+    )
+    digest = _write(run, published_model(config, model), training, progress.epochs)
+    checkpoint.remove()
+    loss, accuracy = final.metrics["loss"], final.metrics["accuracy"]
+    return Trained(dataset.digest, digest, loss, accuracy, training.seconds or 0, device)
 
 
-def split(count: int, config: TrainConfig) -> tuple[Rows, Rows | None]:
+def _log_start(config: TrainConfig, device: str, environment: Mapping[str, str], images: int) -> None:
+    no_gpu = config.device == "auto" and device.startswith("CPU")
+    log.info("training on the %s%s", device, ": TensorFlow sees no GPU" if no_gpu else "")
+    log.info("%s images", f"{images:,}")
+    with log_group(log, "the recipe"):
+        for name, value in [*config, *environment.items()]:
+            log.info("%s: %s", name, value)
+
+
+def _what_epochs_depend_on(
+    config: TrainConfig, dataset: str, libraries: Mapping[str, str], fingerprint: Mapping[str, str]
+) -> dict[str, Any]:
+    """What must be the same for a checkpoint to be continued.
+
+    Epochs of other code, or on another kind of machine, would make the fingerprint wrong.
+    """
+    return {
+        "config": config.model_dump(exclude=SETTINGS_WITHOUT_EFFECT_ON_WEIGHTS),
+        "dataset": dataset,
+        "library_versions": dict(libraries),
+        "code": fingerprint["code"],
+        "machine": fingerprint["machine"],
+    }
+
+
+def _run_epochs(
+    dataset: Dataset,
+    config: TrainConfig,
+    run: Path,
+    checkpoint: Checkpoint,
+    indices: Indices,
+    validation_indices: Indices | None,
+) -> tuple[keras.Model, Progress]:
+    """Train the model to its end, with a checkpoint after each epoch."""
+    images, labels = dataset.normalized("train"), dataset.labels("train")
+    with distribution(config.strategy).scope():
+        model = trainable_model(config, len(indices))
+    build(model, images, labels)
+    progress = _restore(checkpoint, model)
+    epochs = fit(
+        model,
+        images,
+        labels,
+        batch_size=config.batch_size,
+        epochs=config.epochs,
+        seed=config.seed,
+        first_epoch=len(progress.epochs) + 1,
+        indices=indices,
+        validation_indices=validation_indices,
+        image_memory=config.image_memory * MB,
+    )
+    events = EventFiles(run / "tensorboard", progress.epochs) if config.tensorboard else None
+    while not progress.is_over(config):
+        epoch = next(epochs)
+        progress.add(epoch, model, config)
+        if events:  # before the checkpoint: a kill between the two then repeats an event, and loses none
+            events.write(epoch, float(model.optimizer.learning_rate))
+        checkpoint.save(model, progress)
+        _write_history(run, progress.epochs)  # for those who watch the run
+        _log_epoch(epoch, config)
+    return model, progress
+
+
+def _write(run: Path, model: keras.Model, training: Training, epochs: Sequence[Epoch]) -> str:
+    """Write the published model and the documents; return the digest of the weights."""
+    write_atomically(run / MODEL, model.save)
+    remove_staging_folders(run)
+    shutil.rmtree(run / SAVED_MODEL, ignore_errors=True)
+    with atomic_folder(run / SAVED_MODEL) as folder:
+        export(model, folder)
+    _write_history(run, epochs)
+    digest = weights_sha256(model)
+    training.model_copy(update={"weights_sha256": digest}).write(run / "training.json")
+    log.info("wrote %s, %s, history.json and training.json to %s", MODEL, SAVED_MODEL, run)
+    return digest
+
+
+def _write_history(run: Path, epochs: Sequence[Epoch]) -> None:
+    TrainingHistory([documents.Epoch(**asdict(epoch)) for epoch in epochs]).write(run / "history.json")
+
+
+def split(count: int, config: TrainConfig) -> tuple[Indices, Indices | None]:
     """The indices of the images to train on and of those to validate on, drawn by the seed; None for no validation.
 
     Raises:
@@ -165,25 +197,25 @@ def split(count: int, config: TrainConfig) -> tuple[Rows, Rows | None]:
     """
     held_out = round(count * config.validation_split)
     order = np.random.default_rng(config.seed).permutation(count) if held_out else np.arange(count)
-    rows = order[held_out:]
-    if config.batch_size > len(rows):
+    indices = order[held_out:]
+    if config.batch_size > len(indices):
         raise InputError(
-            f"batch_size: {config.batch_size:,} is greater than the training set of {len(rows):,} images; use at most "
-            "that"
+            f"batch_size: {config.batch_size:,} is greater than the training set of {len(indices):,} images; use at "
+            "most that"
         )
-    if config.architecture != "mlp" and len(rows) % config.batch_size == 1:
+    if config.architecture != "mlp" and len(indices) % config.batch_size == 1:
         raise InputError(
             f"batch_size: {config.batch_size:,} leaves a last batch of a single image, which batch normalization "
             f"cannot use; use {config.batch_size + 1:,}"
         )
-    return rows, np.sort(order[:held_out]) if held_out else None
+    return indices, np.sort(order[:held_out]) if held_out else None
 
 
-def _prepare(checkpoint: Checkpoint, model: keras.Model) -> Progress:
-    """What an earlier try has done; or a first checkpoint, so that a folder that cannot hold it is found out now."""
+def _restore(checkpoint: Checkpoint, model: keras.Model) -> Progress:
+    """Restore an earlier try; without one, save a first checkpoint, so that a folder that cannot hold it fails now."""
     progress = checkpoint.restore(model)
     if progress.epochs:
-        log.info("going on after epoch %d, where an earlier try stopped", len(progress.epochs))
+        log.info("continuing after epoch %d, where an earlier try stopped", len(progress.epochs))
         return progress
     try:
         checkpoint.save(model, progress)
@@ -195,7 +227,7 @@ def _prepare(checkpoint: Checkpoint, model: keras.Model) -> Progress:
     return progress
 
 
-def _report(epoch: Epoch, config: TrainConfig) -> None:
+def _log_epoch(epoch: Epoch, config: TrainConfig) -> None:
     metrics = ", ".join(f"{name} {value:.4f}" for name, value in epoch.metrics.items())
     log.info(
         "epoch %d/%d: %s, %s images/s, %.0f s left",

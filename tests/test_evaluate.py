@@ -285,7 +285,7 @@ def test_a_damaged_champion_is_named_with_the_way_out_and_stays(
 
     assert evaluated.champion_accuracy is None
     reason = refused(next_run, workspace)
-    assert "which is no version" in reason if damage == "dangling" else "models/1/model.keras" in reason
+    assert "which is not a version" in reason if damage == "dangling" else "models/1/model.keras" in reason
     assert "run python -m mnist_tasks models repair" in reason
     assert (workspace.models / "champion").readlink() == Path("1")
 

@@ -288,11 +288,6 @@ def test_a_gpu_that_is_not_there_is_refused(dataset: Path, workspace: Workspace)
         train(dataset, TrainConfig(device="gpu"), workspace.run("new"))
 
 
-def test_a_cluster_that_is_not_named_is_refused(dataset: Path, workspace: Workspace) -> None:
-    with pytest.raises(InputError, match="strategy: multi_worker: TF_CONFIG is not set"):
-        train(dataset, TrainConfig(strategy="multi_worker"), workspace.run("new"))
-
-
 def test_a_last_batch_of_one_image_is_refused_where_it_is_normalized(dataset: Path, workspace: Workspace) -> None:
     with pytest.raises(InputError, match="batch_size: 1,999 leaves a last batch of a single image"):
         train(dataset, TrainConfig(architecture="cnn-2", batch_size=1999), workspace.run("new"))

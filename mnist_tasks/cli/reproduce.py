@@ -15,6 +15,7 @@ from mnist_tasks.normalize import normalize
 from mnist_tasks.registry.model_directory import ModelDirectory
 from mnist_tasks.registry.version import MODEL, Version
 from mnist_tasks.train import train
+from mnist_tasks.training.architectures import LOSS
 from mnist_tasks.workspace import Workspace
 
 
@@ -27,7 +28,9 @@ def reproduce(version: Version, workspace: Workspace) -> list[str]:
     """
     ModelDirectory(workspace.models).verify(version)
     metadata = version.metadata()
-    config = TrainConfig(**metadata.config)
+    # Older releases had a parameter for the loss, with this one value.
+    recipe = {name: value for name, value in metadata.config.items() if (name, value) != ("loss", LOSS)}
+    config = TrainConfig(**recipe)
     dataset = Dataset(workspace.dataset(str(metadata.dataset)))
     normalize(dataset.folder)  # whose images may have been removed to save space
     with tempfile.TemporaryDirectory(prefix="reproduce-") as run:

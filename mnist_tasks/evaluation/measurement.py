@@ -51,7 +51,10 @@ class Measured:
         return ModelEvaluation(
             **champion,
             dataset=dataset,
-            objective={name: config.get(name) for name in ("loss", "label_smoothing")},
+            objective={
+                "loss": config.get("loss", "sparse_categorical_crossentropy"),
+                "label_smoothing": config.get("label_smoothing"),
+            },
             integrity=self.findings,
             **(vars(self.metrics) if self.metrics else {}),
             mnist=MnistMetrics(**mnist, is_test_set=test.is_mnist),

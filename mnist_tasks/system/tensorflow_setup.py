@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import faulthandler
-import json
 import logging
 import os
 import re
@@ -108,30 +107,16 @@ def use_threads(intra_op: int, inter_op: int) -> None:
 
 
 def distribution(name: str) -> tf.distribute.Strategy:
-    """The devices to train on together: `single`, `mirrored` or `multi_worker`; before TensorFlow's first operation.
+    """The devices to train on together: `single`, or `mirrored` for all of this machine.
 
-    Raises:
-        InputError: if `multi_worker` is asked for and `TF_CONFIG` names no cluster.
+    Call it before TensorFlow's first operation.
     """
     import tensorflow as tf
 
-    if name == "mirrored":
-        devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
-        return tf.distribute.MirroredStrategy([device.name for device in devices])
-    if name == "multi_worker":
-        if "TF_CONFIG" not in os.environ:
-            raise InputError(
-                "strategy: multi_worker: TF_CONFIG is not set; set it to the cluster's addresses and this worker's "
-                "index, or use strategy=mirrored for the devices of one machine"
-            )
-        return tf.distribute.MultiWorkerMirroredStrategy()
-    return tf.distribute.get_strategy()
-
-
-def is_chief() -> bool:
-    """Whether this process is the first worker of the cluster in `TF_CONFIG`, which writes the results."""
-    task = json.loads(os.environ.get("TF_CONFIG", "{}")).get("task", {})
-    return bool(task.get("type", "worker") in ("worker", "chief") and task.get("index", 0) == 0)
+    if name == "single":
+        return tf.distribute.get_strategy()
+    devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+    return tf.distribute.MirroredStrategy([device.name for device in devices])
 
 
 @contextmanager

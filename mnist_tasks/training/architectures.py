@@ -22,8 +22,10 @@ if TYPE_CHECKING:
 
     from mnist_tasks.config import TrainConfig
 
-WARM_UP = 0.2  # share of the steps in which the one-cycle schedule rises
-FIRST_RATE = 1 / 25  # of the peak, at its first step
+WARM_UP_SHARE = 0.2  # of the steps, in which the learning rate of the one-cycle schedule rises
+FIRST_RATE_SHARE = 1 / 25  # of the highest learning rate, at the first step
+
+LOSS = "sparse_categorical_crossentropy"  # for integer labels
 
 
 def mlp(config: TrainConfig, *, training: bool) -> list[keras.Layer]:
@@ -88,22 +90,22 @@ def trainable_model(config: TrainConfig, images: int) -> keras.Model:
     if config.shift:
         outputs = keras_layers.RandomShift(config.shift, config.seed)(outputs)
     body = keras.Sequential(ARCHITECTURES[config.architecture](config, training=True))
-    halves = config.architecture != "mlp" and not tf.config.list_logical_devices("GPU")
-    outputs = keras_layers.Halves(body)(outputs) if halves else body(outputs)
+    in_halves = config.architecture != "mlp" and not tf.config.list_logical_devices("GPU")
+    outputs = keras_layers.SplitBatch(body)(outputs) if in_halves else body(outputs)
     model = keras.Model(inputs, _probabilities()(outputs))
 
     steps = config.epochs * math.ceil(images / config.batch_size)
     rate = config.learning_rate
     if config.schedule == "one_cycle":
-        rising = int(WARM_UP * steps)
+        rising = int(WARM_UP_SHARE * steps)
         rate = keras.optimizers.schedules.CosineDecay(
-            rate * FIRST_RATE, max(1, steps - rising), warmup_target=rate, warmup_steps=rising
+            rate * FIRST_RATE_SHARE, max(1, steps - rising), warmup_target=rate, warmup_steps=rising
         )
     faster = {"adam": keras_layers.Adam, "adamw": keras_layers.AdamW}
     optimizer = faster.get(config.optimizer) or type(keras.optimizers.get(config.optimizer))
     loss = keras_layers.SmoothedCrossentropy(label_smoothing=config.label_smoothing)
     options = {"beta_2": config.beta_2} if "adam" in config.optimizer else {}
-    model.compile(optimizer(rate, **options), loss if config.label_smoothing else config.loss, metrics=["accuracy"])
+    model.compile(optimizer(rate, **options), loss if config.label_smoothing else LOSS, metrics=["accuracy"])
     return model
 
 
@@ -114,7 +116,7 @@ def published_model(config: TrainConfig, trained: keras.Model) -> keras.Model:
     layers = ARCHITECTURES[config.architecture](config, training=False)
     model = keras.Sequential([keras.Input(IMAGE_SHAPE), *layers, _probabilities()], name=config.architecture)
     model.set_weights(trained.get_weights())
-    model.compile(config.optimizer, config.loss, metrics=["accuracy"])
+    model.compile(config.optimizer, LOSS, metrics=["accuracy"])
     model.optimizer.build(model.trainable_variables)  # or Keras warns when the model is loaded
     return model
 

@@ -55,19 +55,13 @@ class Checkpoint:
     rate's schedule: it follows from the optimizer's count of steps.
     """
 
-    def __init__(self, path: Path, origin: Mapping[str, Any], *, writable: bool = True) -> None:
-        """A checkpoint at `path` of the training that `origin`, plain JSON, stands for: recipe, data, versions.
-
-        One that is not writable only restores: that of a worker beside the one that writes.
-        """
+    def __init__(self, path: Path, origin: Mapping[str, Any]) -> None:
+        """A checkpoint at `path` of the training that `origin`, plain JSON, stands for: recipe, data, versions."""
         self.path = path
         self.origin = dict(origin)
-        self.writable = writable
 
     def save(self, model: keras.Model, progress: Progress) -> None:
         """Write the state of a model that has been trained as far as `progress` says."""
-        if not self.writable:
-            return
         record = json.dumps({"origin": self.origin, "epochs": [asdict(epoch) for epoch in progress.epochs]})
         arrays = {f"state_{index}": np.asarray(variable.value) for index, variable in enumerate(_state(model))}
         arrays |= {f"best_{index}": array for index, array in enumerate(progress.best_weights)}

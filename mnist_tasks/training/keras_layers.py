@@ -12,7 +12,7 @@ import keras
 import tensorflow as tf
 
 
-class _OneKernel:
+class _FusedUpdate:
     """Adam's update as one kernel a variable instead of a dozen operations; same slots, same formula as Keras'."""
 
     def update_step(self: Any, gradient: tf.Tensor, variable: tf.Variable, learning_rate: tf.Tensor) -> None:
@@ -35,11 +35,11 @@ class _OneKernel:
         )
 
 
-class Adam(_OneKernel, keras.optimizers.Adam):
+class Adam(_FusedUpdate, keras.optimizers.Adam):
     """`keras.optimizers.Adam`, faster."""
 
 
-class AdamW(_OneKernel, keras.optimizers.AdamW):
+class AdamW(_FusedUpdate, keras.optimizers.AdamW):
     """`keras.optimizers.AdamW`, faster."""
 
 
@@ -94,7 +94,7 @@ class RandomShift(keras.layers.Layer):
         return tf.reshape(pixels, [count, height, stride])[:, :, :width]
 
 
-class Halves(keras.layers.Layer):
+class SplitBatch(keras.layers.Layer):
     """Trains layers on the two halves of a batch side by side, as the graph's executor then uses two cores.
 
     That pays for operations too small to be split over cores themselves. Batch normalization sees each half on its own.

@@ -6,7 +6,7 @@ graph takes a range of that order and runs, in a loop inside the graph, `model.t
 The number of batches a call grows from one, or shrinks, until a call takes about a second, so that timeouts, signals
 and progress lines work on a slow machine too; where the cuts are makes no difference to the result.
 
-Data that need more memory than they may take are streamed: a thread reads the next piece of the order from the memory
+Data that need more memory than they may take are streamed: a thread reads the next chunk of the order from the memory
 map while the graph trains on the last. The batches are the same, so the result is, bit for bit.
 
 Why it is faster than `keras.Model.fit`. `fit` returns to Python after every batch, and feeds each batch through an
@@ -16,7 +16,7 @@ weights and mixed precision are Keras' own code, unchanged, so the arithmetic is
 
 With several devices (`tf.distribute`) each takes an equal part of every batch, and the gradients are summed.
 
-What it does not do: callbacks, sample weights, inputs or outputs that are not one array.
+It has no callbacks and no sample weights, and takes models with one input and one output.
 """
 
 from __future__ import annotations
@@ -44,17 +44,17 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 Array = npt.NDArray[Any]
-Rows = npt.NDArray[np.integer]
+Indices = npt.NDArray[np.integer]
 
-# Cuts an order of images into pieces for the graph: images and labels on the devices, the indices in them to take one
-# after another, and how many of these count.
-Pieces = Callable[[Rows], Iterator[tuple[Any, Any, int]]]
+# Splits an order of images into chunks for the graph. Each chunk has images and labels on the devices, the indices in
+# them to take one after another, and how many of these count.
+ChunkReader = Callable[[Indices], Iterator[tuple[Any, Any, int]]]
 
-FIRST_CALL_STEPS = 1  # as nobody knows yet how long a step takes
+FIRST_CALL_STEPS = 1  # how long a step takes is not known yet
 CALL_SECONDS = 1.0
 PROGRESS_SECONDS = 30  # between lines about an epoch that takes longer
-PIECE_BYTES = 8 * 2**20  # long enough to train on to read the next meanwhile; larger ones are no faster
-PIECES_IN_MEMORY = 4  # at most: one to train on, the one before, and the next as an array and as a tensor
+CHUNK_BYTES = 8 * 2**20  # the next is read while the graph trains on one; larger ones are not faster
+CHUNKS_IN_MEMORY = 4  # at most: one to train on, the one before, and the next as an array and as a tensor
 ALIGNMENT = 64  # bytes; what TensorFlow's CPU kernels expect of a tensor that they did not allocate
 
 
@@ -76,7 +76,7 @@ def build(model: keras.Model, images: Array, labels: Array) -> None:
     """Have a compiled model make all its variables, those of its optimizer included, as its first step would.
 
     Raises:
-        InputError: if the images are not what the model takes, or a label is no output of it.
+        InputError: if the images are not what the model takes, or it has no output for a label.
     """
     import tensorflow as tf
 
@@ -105,8 +105,8 @@ def fit(
     epochs: int,
     seed: int,
     first_epoch: int = 1,
-    rows: Rows | None = None,
-    validation_rows: Rows | None = None,
+    indices: Indices | None = None,
+    validation_indices: Indices | None = None,
     image_memory: float = math.inf,
 ) -> Iterator[Epoch]:
     """Train a compiled model, yielding after each epoch.
@@ -120,8 +120,8 @@ def fit(
         epochs: passes over the training set, those before `first_epoch` included.
         seed: of the order of the images, a new permutation each epoch.
         first_epoch: the number of the first pass, above 1 to go on with a model that was trained before.
-        rows: the indices of the images to train on, shape (m,); all if None.
-        validation_rows: the indices of images to measure after each epoch.
+        indices: of the images to train on, shape (m,); all if None.
+        validation_indices: of the images to measure after each epoch.
         image_memory: how many bytes images and labels may take on each device; more are streamed, best from a memory
             map, whose file is read then.
 
@@ -131,12 +131,12 @@ def fit(
     Raises:
         InputError: if images and labels do not fit the model, a batch cannot be split evenly over the devices, or
             `image_memory` cannot hold the batches that streaming needs.
-        TrainingDivergedError: as soon as the loss is no finite number, naming epoch and step.
+        TrainingDivergedError: as soon as the loss is not a finite number, naming epoch and step.
     """
-    rows = np.arange(len(labels)) if rows is None else rows
+    indices = np.arange(len(labels)) if indices is None else indices
     replicas = model.distribute_strategy.num_replicas_in_sync
-    held_out = 0 if validation_rows is None else len(validation_rows)
-    for size in (batch_size, len(rows) % batch_size, held_out % batch_size):
+    held_out = 0 if validation_indices is None else len(validation_indices)
+    for size in (batch_size, len(indices) % batch_size, held_out % batch_size):
         if size % replicas:
             raise InputError(
                 f"a batch of {size:,} images cannot be split evenly over {replicas} devices; use a batch_size of which "
@@ -144,20 +144,22 @@ def fit(
             )
     build(model, images, labels)  # no variable can be made inside the graph
     if images.nbytes + labels.nbytes <= image_memory:
-        pieces = _resident(model.distribute_strategy, images, labels)
+        chunks = _resident(model.distribute_strategy, images, labels)
     else:
-        pieces = _streamed(model.distribute_strategy, images, labels, batch_size, image_memory)
-    train_pass, validate = (Pass(model, step, pieces, batch_size) for step in (model.train_step, model.test_step))
+        chunks = _streamed(model.distribute_strategy, images, labels, batch_size, image_memory)
+    train_epoch, validate = (
+        StepRunner(model, step, chunks, batch_size) for step in (model.train_step, model.test_step)
+    )
     for number in range(first_epoch, epochs + 1):
         start = time.perf_counter()
-        metrics, step, loss = train_pass(np.random.default_rng([seed, number]).permutation(rows))
+        metrics, step, loss = train_epoch(np.random.default_rng([seed, number]).permutation(indices))
         if not math.isfinite(loss):
             raise TrainingDivergedError(
                 f"the loss is {loss} at step {step} of epoch {number}; use a lower learning rate"
             )
-        speed = len(rows) / (time.perf_counter() - start)
-        if validation_rows is not None:
-            measured, _, loss = validate(validation_rows)
+        speed = len(indices) / (time.perf_counter() - start)
+        if validation_indices is not None:
+            measured, _, loss = validate(validation_indices)
             if not math.isfinite(loss):
                 raise TrainingDivergedError(
                     f"the validation loss is {loss} after epoch {number}; use a lower learning rate"
@@ -169,15 +171,15 @@ def fit(
         yield Epoch(number, metrics, time.perf_counter() - start, speed)
 
 
-class Pass:
-    """A step of a Keras model, over all batches of an order of images; compiled once."""
+class StepRunner:
+    """Runs one step function of a Keras model on all batches of an order of images; compiled once."""
 
-    def __init__(self, model: keras.Model, step: Any, pieces: Pieces, batch_size: int) -> None:
-        """Of `step`, a method of `model`; all pieces but the last of an order hold whole batches."""
+    def __init__(self, model: keras.Model, step: Any, chunks: ChunkReader, batch_size: int) -> None:
+        """Run `step`, a method of `model`. All chunks but the last of an order hold whole batches."""
         import tensorflow as tf
 
         self.model = model
-        self.pieces = pieces
+        self.chunks = chunks
         self.batch_size = batch_size
         self.steps = FIRST_CALL_STEPS
         strategy = model.distribute_strategy
@@ -211,27 +213,27 @@ class Pass:
 
         self._run = tf.function(run, autograph=False)
 
-    def __call__(self, order: Rows) -> tuple[dict[str, float], int, float]:
+    def __call__(self, order: Indices) -> tuple[dict[str, float], int, float]:
         """The model's metrics over the images in `order`, the number of steps done, and the loss at the last."""
         import tensorflow as tf
 
         self.model.reset_metrics()
-        done, loss, said = 0, 0.0, time.perf_counter()
-        for data, indices, count in self.pieces(order):
+        done, loss, logged = 0, 0.0, time.perf_counter()
+        for data, positions, count in self.chunks(order):
             position = 0
             while position < count and math.isfinite(loss):
                 start = time.perf_counter()
                 steps = min(self.steps, math.ceil((count - position) / self.batch_size))
                 end = min(position + steps * self.batch_size, count)
-                reached, last = self._run(data, indices, tf.constant(position), tf.constant(end))
+                reached, last = self._run(data, positions, tf.constant(position), tf.constant(end))
                 position, loss = int(reached), float(last)
                 now = time.perf_counter()
                 if now - start > 2 * CALL_SECONDS:
                     self.steps = max(1, int(steps * CALL_SECONDS / (now - start)))
                 elif now - start < CALL_SECONDS / 2 and steps == self.steps:
                     self.steps *= 2
-                if now - said > PROGRESS_SECONDS:
-                    said = now
+                if now - logged > PROGRESS_SECONDS:
+                    logged = now
                     log.info("%.0f %% of the images, loss %.4f", 100 * (done + position) / len(order), loss)
             done += position
             if not math.isfinite(loss):
@@ -241,60 +243,60 @@ class Pass:
         return metrics, math.ceil(done / self.batch_size), loss
 
 
-def _resident(strategy: tf.distribute.Strategy, *arrays: Array) -> Pieces:
-    """All data on the devices, once: one piece an order."""
+def _resident(strategy: tf.distribute.Strategy, *arrays: Array) -> ChunkReader:
+    """All data on the devices, once: one chunk for a whole order."""
     import tensorflow as tf
 
     data = tuple(_on_devices(strategy, array) for array in arrays)
 
-    def pieces(order: Rows) -> Iterator[tuple[Any, Any, int]]:
+    def chunks(order: Indices) -> Iterator[tuple[Any, Any, int]]:
         yield data, tf.constant(order, tf.int32), len(order)
 
-    return pieces
+    return chunks
 
 
 def _streamed(
     strategy: tf.distribute.Strategy, images: Array, labels: Array, batch_size: int, image_memory: float
-) -> Pieces:
-    """Whole batches of the order at a time, read ahead by a thread; the last piece is filled up with anything."""
+) -> ChunkReader:
+    """Whole batches of the order at a time, read ahead by a thread. The last chunk is padded with arbitrary values."""
     import tensorflow as tf
 
     batch_bytes = batch_size * (images.nbytes + labels.nbytes) / len(labels)
-    if image_memory < PIECES_IN_MEMORY * batch_bytes:
+    if image_memory < CHUNKS_IN_MEMORY * batch_bytes:
         raise InputError(
-            f"image_memory: {image_memory / 1e6:,.1f} MB cannot hold the {PIECES_IN_MEMORY} batches of {batch_size:,} "
-            f"images that streaming needs; allow {PIECES_IN_MEMORY * batch_bytes / 1e6:,.1f} MB or use a smaller "
+            f"image_memory: {image_memory / 1e6:,.1f} MB cannot hold the {CHUNKS_IN_MEMORY} batches of {batch_size:,} "
+            f"images that streaming needs; allow {CHUNKS_IN_MEMORY * batch_bytes / 1e6:,.1f} MB or use a smaller "
             "batch_size"
         )
-    size = max(1, int(min(PIECE_BYTES, image_memory / PIECES_IN_MEMORY) / batch_bytes)) * batch_size
+    size = max(1, int(min(CHUNK_BYTES, image_memory / CHUNKS_IN_MEMORY) / batch_bytes)) * batch_size
 
-    def read(rows: Rows) -> tuple[Array, ...]:
-        return tuple(_rows_of(array, rows, size) for array in (images, labels))
+    def read(indices: Indices) -> tuple[Array, ...]:
+        return tuple(_rows_of(array, indices, size) for array in (images, labels))
 
-    def pieces(order: Rows) -> Iterator[tuple[Any, Any, int]]:
-        indices = tf.range(size)
+    def chunks(order: Indices) -> Iterator[tuple[Any, Any, int]]:
+        positions = tf.range(size)
         with ThreadPoolExecutor(1, "read-ahead") as reader:
             coming = reader.submit(read, order[:size])
             for start in range(0, len(order), size):
                 data = tuple(_on_devices(strategy, array) for array in coming.result())
                 coming = reader.submit(read, order[start + size : start + 2 * size])
-                yield data, indices, min(size, len(order) - start)
+                yield data, positions, min(size, len(order) - start)
 
-    return pieces
+    return chunks
 
 
-def _rows_of(array: Array, rows: Rows, size: int) -> Array:
-    """A copy of these rows of an array, filled up to `size` with anything.
+def _rows_of(array: Array, indices: Indices, size: int) -> Array:
+    """A copy of these rows of an array, padded to `size` rows with arbitrary values.
 
     Of a memory map they are read from its file: in the map, each would bring its neighbours into the process's memory.
     """
     copy = np.empty((size, *array.shape[1:]), array.dtype)
     if isinstance(array, np.memmap) and isinstance(array.base, mmap.mmap) and array.ndim > 1:
         with Path(array.filename).open("rb", buffering=0) as file:
-            for target, row in zip(copy, rows.tolist(), strict=False):
+            for target, row in zip(copy, indices.tolist(), strict=False):
                 os.preadv(file.fileno(), [target], array.offset + row * array.strides[0])
     else:
-        copy[: len(rows)] = array[rows]
+        copy[: len(indices)] = array[indices]
     return copy
 
 

@@ -17,10 +17,8 @@ import psutil
 from mnist_tasks.system import processor
 from mnist_tasks.workspace import PROJECT
 
-# Not what only decides what is logged or which machines there are, nor what no task lets through to Keras.
-CHOOSING = re.compile(
-    r"(?!TF_CPP_|TF_CONFIG$|TF_USE_LEGACY_KERAS$)(TF_|XLA_|ONEDNN_|DNNL_|NVIDIA_TF32_|CUDA_VISIBLE_DEVICES$)"
-)
+# Not the variables that only change what is logged, nor those that no task passes on to Keras.
+CHOOSING = re.compile(r"(?!TF_CPP_|TF_USE_LEGACY_KERAS$)(TF_|XLA_|ONEDNN_|DNNL_|NVIDIA_TF32_|CUDA_VISIBLE_DEVICES$)")
 
 LIBRARIES = ("tensorflow", "keras", "numpy", "mnist-tasks")
 

@@ -95,7 +95,7 @@ def test_what_differs_is_said(published: Workspace) -> None:
     ("changes", "version", "words"),
     [
         ({}, "2", "failed: {models} has no version 2; it has 1"),
-        ({"dataset": "0" * 64}, "1", "is no dataset: "),
+        ({"dataset": "0" * 64}, "1", "is not a dataset: "),
         ({"config": {"layers": 3}}, "1", "failed: layers: unknown parameter"),
     ],
 )

@@ -65,7 +65,7 @@ def test_a_training_that_is_killed_again_and_again_ends_with_the_same_bits(datas
         assert "digest" not in process.communicate()[0], "it was done before it was killed"
     output, _ = start(dataset, run).communicate(timeout=600)
 
-    assert "going on after epoch" in output, seed
+    assert "continuing after epoch" in output, seed
     assert digest(output) == digest(uninterrupted), seed
     assert [epoch["number"] for epoch in json.loads((run / "history.json").read_text())] == list(range(1, EPOCHS + 1))
     assert not (run / "checkpoint.npz").exists()
@@ -96,7 +96,7 @@ def test_a_retry_trains_only_what_is_left(
 
     trained = train(dataset, TrainConfig(epochs=3), interrupted)
 
-    assert "going on after epoch 2, where an earlier try stopped" in caplog.messages
+    assert "continuing after epoch 2, where an earlier try stopped" in caplog.messages
     assert [line.split(":")[0] for line in caplog.messages if line.startswith("epoch ")] == ["epoch 3/3"]
     assert trained.weights_sha256 == json.loads((run / "training.json").read_text())["weights_sha256"]
 
@@ -108,7 +108,7 @@ def test_a_retry_with_less_memory_streams_the_images_and_ends_with_the_same_bits
 
     trained = train(dataset, TrainConfig(epochs=3, image_memory=1), interrupted)
 
-    assert "going on after epoch 2, where an earlier try stopped" in caplog.messages
+    assert "continuing after epoch 2, where an earlier try stopped" in caplog.messages
     assert trained.weights_sha256 == json.loads((run / "training.json").read_text())["weights_sha256"]
 
 
@@ -149,7 +149,7 @@ def test_a_disk_that_fills_up_later_keeps_the_last_checkpoint(
 
         trained = train(dataset, TrainConfig(epochs=3), folder)
 
-    assert "going on after epoch 1, where an earlier try stopped" in caplog.messages
+    assert "continuing after epoch 1, where an earlier try stopped" in caplog.messages
     assert trained.weights_sha256 == json.loads((run / "training.json").read_text())["weights_sha256"]
 
 

@@ -16,7 +16,6 @@ import pytest
 from mnist_tasks.config import TrainConfig
 from mnist_tasks.train import train
 from mnist_tasks.workspace import Workspace
-from tests.helpers import free_port
 
 pytestmark = pytest.mark.slow
 
@@ -41,8 +40,8 @@ except TaskError as error:
 """
 
 
-def start(dataset: Path, run: Path, devices: int, cluster: str = "", **config: object) -> subprocess.Popen[str]:
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""} | ({"TF_CONFIG": cluster} if cluster else {})
+def start(dataset: Path, run: Path, devices: int, **config: object) -> subprocess.Popen[str]:
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
     command = [sys.executable, "-c", SCRIPT, str(dataset), str(run), json.dumps({**CONFIG, **config}), str(devices)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
@@ -88,31 +87,6 @@ def test_mirrored_devices_give_the_same_bits_from_streamed_images(dataset: Path,
     )
 
     assert streamed == resident
-
-
-def test_two_workers_give_the_result_of_one(dataset: Path, workspace: Workspace, single: Path) -> None:
-    run = workspace.run("workers")
-    addresses = [f"localhost:{free_port()}" for _ in range(2)]
-    clusters = [
-        json.dumps({"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}) for index in (0, 1)
-    ]
-
-    processes = [start(dataset, run, 1, cluster, strategy="multi_worker") for cluster in clusters]
-    digests = [output(process) for process in processes]
-
-    assert digests[0] == digests[1] == json.loads((run / "training.json").read_text())["weights_sha256"]
-    check_same(run, single)
-
-
-def test_a_worker_of_a_cluster_that_trains_alone_writes_its_model(
-    dataset: Path, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    second = {"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 1}}
-    monkeypatch.setenv("TF_CONFIG", json.dumps(second))
-
-    train(dataset, TrainConfig(epochs=1), workspace.run("alone"))
-
-    assert (workspace.run("alone") / "model.keras").exists()
 
 
 @pytest.mark.parametrize(

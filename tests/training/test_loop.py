@@ -21,7 +21,7 @@ from mnist_tasks.data.dataset import Digits
 from mnist_tasks.system.errors import InputError, TrainingDivergedError
 from mnist_tasks.training import keras_layers
 from mnist_tasks.training import loop as fit_module
-from mnist_tasks.training.loop import Epoch, Pass, fit
+from mnist_tasks.training.loop import Epoch, StepRunner, fit
 from tests.helpers import Array
 
 IMAGES = 1000  # of the slice: with batches of 32, the last one of an epoch is smaller
@@ -101,14 +101,14 @@ def test_an_epoch_takes_each_image_once_in_a_new_order(
     images: Array, labels: Array, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     orders: list[Array] = []
-    call = Pass.__call__
+    call = StepRunner.__call__
 
-    def record(self: Pass, order: Array) -> Any:
+    def record(self: StepRunner, order: Array) -> Any:
         orders.append(order)
         return call(self, order)
 
-    monkeypatch.setattr(Pass, "__call__", record)
-    train(new_model("sgd"), images, labels, rows=np.arange(100, 900))
+    monkeypatch.setattr(StepRunner, "__call__", record)
+    train(new_model("sgd"), images, labels, indices=np.arange(100, 900))
 
     first, second = orders
     assert sorted(first) == sorted(second) == list(range(100, 900))
@@ -132,10 +132,10 @@ def test_streamed_data_give_the_same_bits(
     np.save(tmp_path / "images.npy", images)
     mapped = np.load(tmp_path / "images.npy", mmap_mode="c")
     batch = 32 * (images.nbytes + labels.nbytes) / IMAGES
-    options = {"rows": np.arange(100, 900), "validation_rows": np.arange(50, 100)}
+    options = {"indices": np.arange(100, 900), "validation_indices": np.arange(50, 100)}
     streamed, resident = (new_model("adam", batch_normalization=True) for _ in range(2))
 
-    memory = fit_module.PIECES_IN_MEMORY * batches_in_a_piece * batch
+    memory = fit_module.CHUNKS_IN_MEMORY * batches_in_a_piece * batch
     epochs = train(streamed, mapped, labels, image_memory=memory, **options)
 
     expected = train(resident, images, labels, **options)
@@ -209,9 +209,9 @@ def test_validation_measures_as_keras_does_and_changes_nothing(images: Array, la
     model, alone = new_model("adam", batch_normalization=True), new_model("adam", batch_normalization=True)
     rows, held_out = np.arange(800), np.arange(800, 1000)
 
-    *_, last = train(model, images, labels, rows=rows, validation_rows=held_out)
+    *_, last = train(model, images, labels, indices=rows, validation_indices=held_out)
 
-    train(alone, images, labels, rows=rows)
+    train(alone, images, labels, indices=rows)
     loss, accuracy = model.evaluate(images[held_out], labels[held_out], verbose=0)
     assert last.metrics["val_loss"] == pytest.approx(loss, rel=1e-4)
     assert last.metrics["val_accuracy"] == pytest.approx(accuracy)
