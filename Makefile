@@ -26,7 +26,7 @@ ifneq (,$(and $(ALWAYS),$(filter run stack-run,$(MAKECMDGOALS)),$(filter 1,$(wor
 MAKEFLAGS += -q
 endif
 
-.PHONY: help run up test test-all check audit bench lock clean ready ready-dev env stack-up stack-run stack-test stack-down
+.PHONY: help run up test test-all check audit bench docs lock clean ready ready-dev env stack-up stack-run stack-test stack-down
 
 help:
 	@echo "make run [epochs=3 min_accuracy=0.98 ...]  run the DAG once: 0 promoted, 1 rejected, 2 failed"
@@ -36,6 +36,7 @@ help:
 	@echo "make check                                 style and types"
 	@echo "make audit                                 known vulnerabilities in the packages"
 	@echo "make bench                                 measure every figure in the documentation"
+	@echo "make docs                                  generate the parameters and schemas in docs/"
 	@echo "make stack-up                              Airflow for a team in containers: Celery, Postgres, a GPU worker"
 	@echo "make stack-run [epochs=3 ...]              run the DAG once there, like make run"
 	@echo "make stack-down                            stop it; the volumes with your models stay"
@@ -63,6 +64,9 @@ check: ready-dev
 
 audit: ready-dev
 	$(BIN)/python scripts/audit.py
+
+docs: ready-dev
+	$(PLAIN) scripts/generate_docs.py
 
 bench: ready-dev
 	$(BIN)/python benchmarks/nightly.py 3 var/benchmark-nightly.json

@@ -1,8 +1,6 @@
 """Run the command line: `python -m mnist_tasks --help`."""
 
-import sys
-
-from mnist_tasks.cli.main import main
+from mnist_tasks.cli.main import run
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    run()

@@ -51,6 +51,11 @@ def main(arguments: list[str]) -> int:
         return FAILED
 
 
+def run() -> None:
+    """Run the command line: the entry point `mnist`, and `python -m mnist_tasks`."""
+    sys.exit(main(sys.argv[1:]))
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m mnist_tasks",

@@ -1,0 +1,68 @@
+"""The documentation is current: what is generated, every link, every path that it names, and its example."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import generate_docs
+import pytest
+
+from mnist_tasks.load import load
+from mnist_tasks.workspace import PROJECT
+
+PAGES = sorted([*PROJECT.glob("*.md"), *PROJECT.glob("docs/*.md")])
+NAMES = [str(page.relative_to(PROJECT)) for page in PAGES]
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_generated_files_are_current(tmp_path: Path) -> None:
+    generate_docs.main(tmp_path)
+
+    for path in sorted(path for path in tmp_path.rglob("*") if path.is_file()):
+        current = PROJECT / "docs" / path.relative_to(tmp_path)
+        assert current.is_file(), f"{current} is missing; run make docs"
+        assert current.read_text() == path.read_text(), f"{current} is not current; run make docs"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_every_link_leads_somewhere(page: Path) -> None:
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if "://" in target:
+            continue
+        name, _, anchor = target.partition("#")
+        path = page.parent / name if name else page
+        assert path.exists(), target
+        assert not anchor or anchor in anchors(path), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_every_path_of_the_project_that_it_names_exists(page: Path) -> None:
+    folders = "benchmarks|dags|docs|mnist_tasks|plugins|scripts|tests"
+    for name in re.findall(rf"`((?:{folders})/[\w./-]*)`", page.read_text(encoding="utf-8")):
+        assert (PROJECT / name).exists(), name
+
+
+def test_the_readme_fits_a_few_screens() -> None:
+    assert len((PROJECT / "README.md").read_text().splitlines()) <= 150
+
+
+def test_the_example_that_calls_the_tasks_runs(
+    npz: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    page = (PROJECT / "docs" / "getting-started.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    # Two thousand images are enough to see that it runs.
+    monkeypatch.setattr("mnist_tasks.load.load", lambda _, datasets: load(str(npz), datasets))
+    monkeypatch.setattr("tempfile.mkdtemp", lambda: str(tmp_path))
+
+    exec(example, {})  # noqa: S102 - our own page
+
+    assert "Trained(digest=" in capsys.readouterr().out
+    assert (tmp_path / "model.keras").exists()
