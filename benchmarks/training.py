@@ -19,11 +19,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-from mnist_tasks.config import RECIPES, RunConfig
 from mnist_tasks.data.dataset import Dataset
 from mnist_tasks.data.sources import BUILTIN
 from mnist_tasks.load import load
 from mnist_tasks.normalize import normalize
+from mnist_tasks.recipes import RECIPES
+from mnist_tasks.run_parameters import RunConfig
 from mnist_tasks.system.task_log import peak_memory_mb
 from mnist_tasks.workspace import PROJECT
 

@@ -11,7 +11,7 @@ from airflow.sdk import Asset, BaseOperatorLink, Param
 from airflow.sdk.configuration import conf
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
-from mnist_tasks.config import RunConfig
+from mnist_tasks.run_parameters import RunConfig
 from mnist_tasks.system.disk_space import DiskError, explained_disk_errors
 from mnist_tasks.system.errors import TaskError, is_transient
 from mnist_tasks.workspace import Workspace
@@ -47,7 +47,7 @@ class Rejected(AirflowFailException):
     """The candidate was rejected, and on_rejection=fail makes that a failure of the run."""
 
 
-def form(
+def airflow_params(
     sections: Mapping[str, Mapping[str, dict[str, Any]]], defaults: Mapping[str, Any] | None = None
 ) -> dict[str, Param]:
     """Build a trigger form: one field for each JSON schema, by section and name, with default, bounds and words.

@@ -7,17 +7,18 @@ from datetime import timedelta
 from typing import Any
 
 from airflow.sdk import dag, task
-from mnist_common import CHAMPION, Context, form, no_retry_for_bad_input
+from mnist_common import CHAMPION, Context, airflow_params, no_retry_for_bad_input
 from mnist_notify import tell_failure, tell_rollback
 
 from mnist_tasks.config import RollbackConfig
+from mnist_tasks.run_parameters import rollback_form
 from mnist_tasks.workspace import Workspace
 
 
 @dag(
     schedule=None,
     max_active_runs=1,
-    params=form(RollbackConfig.form()),
+    params=airflow_params(rollback_form()),
     tags=["mnist", "models"],
     default_args={
         "retries": 2,

@@ -17,7 +17,7 @@ from mnist_common import (
     ModelLink,
     Rejected,
     XCom,
-    form,
+    airflow_params,
     keep_parameters,
     kept_parameters,
     no_retry_for_bad_input,
@@ -25,9 +25,9 @@ from mnist_common import (
 )
 from mnist_notify import tell_failure, tell_promotion, tell_rejection
 
-from mnist_tasks import config, installation
-from mnist_tasks.config import RunConfig
+from mnist_tasks import installation
 from mnist_tasks.installation import value
+from mnist_tasks.run_parameters import RunConfig, run_form
 from mnist_tasks.workspace import Workspace
 
 log = logging.getLogger(__name__)
@@ -59,7 +59,7 @@ PARAMETERS = value("MNIST_PARAMS")
     schedule=watched(SCHEDULE, WATCH) if WATCH else SCHEDULE,
     catchup=False,
     max_active_runs=1,
-    params=form(config.form(), PARAMETERS),
+    params=airflow_params(run_form(), PARAMETERS),
     tags=["mnist", "training"],
     default_args={
         "retries": 2,

@@ -17,8 +17,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from mnist_tasks.config import RunConfig
 from mnist_tasks.data import allowed_sources
+from mnist_tasks.run_parameters import RunConfig
 from mnist_tasks.system.errors import InputError, TaskError
 
 PREFIX = "MNIST_"

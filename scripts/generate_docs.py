@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from mnist_tasks import documents
-from mnist_tasks.config import RollbackConfig, form
 from mnist_tasks.installation import SETTINGS
+from mnist_tasks.run_parameters import rollback_form, run_form
 from mnist_tasks.workspace import PROJECT
 
 # The name of each JSON file, and its model.
@@ -51,7 +51,7 @@ is named before anything starts. TensorFlow's own `TF_NUM_INTRAOP_THREADS` and `
 def parameters() -> str:
     """The page about the parameters and settings, in Markdown."""
     lines = [HEAD]
-    for section, fields in {**form(), **RollbackConfig.form()}.items():
+    for section, fields in {**run_form(), **rollback_form()}.items():
         lines += [f"## {section}", "", "| parameter | default | allowed | what it does |", "|---|---|---|---|"]
         lines += [
             _row(f"`{name}`", _value(schema.get("default")), _allowed(schema), schema["description"])

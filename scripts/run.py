@@ -38,10 +38,10 @@ from local_airflow import (
 )
 
 from mnist_tasks import installation
-from mnist_tasks.config import RunConfig, form
 from mnist_tasks.documents import DecisionRecord
 from mnist_tasks.registry import outcome as became
 from mnist_tasks.registry.model_directory import ModelDirectory
+from mnist_tasks.run_parameters import RunConfig, run_form
 from mnist_tasks.system.errors import TaskError
 from mnist_tasks.workspace import Workspace
 
@@ -119,7 +119,7 @@ def exit_status(work: Callable[[], int], stopped: Callable[[], str]) -> int:
 
 def parse(arguments: Iterable[str]) -> dict[str, Any]:
     """Parameters from `name=value`: as it was typed where a parameter is text, else JSON, such as a number."""
-    schemas = {name: schema for fields in form().values() for name, schema in fields.items()}
+    schemas = {name: schema for fields in run_form().values() for name, schema in fields.items()}
     parameters: dict[str, Any] = {}
     for argument in arguments:
         name, separator, value = argument.partition("=")

@@ -16,7 +16,7 @@ TASKS = ("load", "normalize", "train", "evaluate", "promote", "rollback")
 # From the bottom to the top: a module imports from its own group and from those before it.
 GROUPS = [
     ("system",),
-    ("documents", "gate", "gate_checks", "gate_config", "config", "workspace"),
+    ("documents", "gate", "gate_checks", "gate_config", "recipes", "config", "run_parameters", "workspace"),
     ("data",),
     ("evaluation",),
     ("registry",),

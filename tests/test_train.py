@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mnist_tasks.config import RECIPES, TrainConfig
+from mnist_tasks.config import TrainConfig
 from mnist_tasks.data.dataset import Dataset
+from mnist_tasks.recipes import RECIPES
 from mnist_tasks.system.errors import InputError, TrainingDivergedError
 from mnist_tasks.train import split, train
 from mnist_tasks.workspace import Workspace
@@ -301,7 +302,7 @@ def test_a_recipe_gives_the_same_bits_twice_and_a_model_of_keras_own_parts(
 ) -> None:
     script = (
         "import sys; from pathlib import Path\n"
-        "from mnist_tasks.config import RunConfig; from mnist_tasks.train import train\n"
+        "from mnist_tasks.run_parameters import RunConfig; from mnist_tasks.train import train\n"
         "config = RunConfig.from_parameters({'recipe': sys.argv[3], 'epochs': 2}).training\n"
         "print(train(Path(sys.argv[1]), config, Path(sys.argv[2])).weights_sha256)"
     )

@@ -12,10 +12,9 @@ import pytest
 from airflow.sdk import DAG
 from airflow.sdk.exceptions import ParamValidationError
 
-from mnist_tasks import config
-from mnist_tasks.config import RunConfig
 from mnist_tasks.data.dataset import Digits
 from mnist_tasks.registry.model_directory import ModelDirectory
+from mnist_tasks.run_parameters import RunConfig, run_form
 from mnist_tasks.system.errors import InputError
 from mnist_tasks.workspace import Workspace
 from tests.dags.conftest import parse, states
@@ -100,7 +99,7 @@ def test_schedule_queue_and_pool_come_from_the_environment() -> None:
 
 
 def test_the_form_has_every_parameter_with_its_default(dag: DAG) -> None:
-    sections = config.form()
+    sections = run_form()
 
     assert {name: dag.params[name] for name in dag.params} == {
         name: schema["default"] for fields in sections.values() for name, schema in fields.items()

@@ -10,7 +10,7 @@ import pytest
 from airflow.dag_processing.dagbag import DagBag
 from airflow.sdk import DAG
 
-from mnist_tasks.config import RunConfig
+from mnist_tasks.run_parameters import RunConfig
 from mnist_tasks.workspace import Workspace
 from tests.dags.conftest import DAGS
 from tests.test_installation import BAD, BAD_BUT_NO_REASON_TO_STOP

@@ -18,15 +18,14 @@ from urllib.parse import unquote
 import pytest
 from playwright.sync_api import FrameLocator, Page, expect, sync_playwright
 
-from mnist_tasks import config
-from mnist_tasks.config import RollbackConfig
 from mnist_tasks.registry.model_directory import ModelDirectory
+from mnist_tasks.run_parameters import rollback_form, run_form
 from mnist_tasks.workspace import PROJECT, Workspace
 from tests.helpers import ANYTHING, HANG_SECONDS, password, served
 
 CHROMIUM = shutil.which("chromium")
 SCREENSHOTS = Path(os.environ.get("SCREENSHOTS", PROJECT / "var" / "screenshots"))
-SECTIONS = config.form() | RollbackConfig.form()
+SECTIONS = run_form() | rollback_form()
 TASKS = ("load", "normalize", "train", "evaluate", "approve", "promote")
 COMMENT = "the sevens look good"
 
@@ -201,7 +200,7 @@ def first_run(ui: Ui) -> str:
 
 def test_a_bad_value_is_refused_before_a_run_starts(ui: Ui) -> None:
     ui.open_form("mnist_training")
-    for section in config.form():
+    for section in run_form():
         expect(ui.page.get_by_role("dialog").get_by_role("button", name=section, exact=True)).to_be_visible()
     trigger = ui.page.get_by_role("dialog").get_by_role("button", name="Trigger").last
     expect(trigger).to_be_enabled()  # the defaults alone are enough

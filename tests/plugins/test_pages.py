@@ -929,7 +929,7 @@ def test_a_champion_link_that_leads_nowhere_is_explained(
     if target:
         link.symlink_to(target)
     page = browser.get("/models").text
-    assert f"{link} {f'leads to {target!r}, which is no version' if target else 'is missing'}" in page
+    assert f"{link} {f'leads to {target!r}, which is not a version' if target else 'is missing'}" in page
     assert "python -m mnist_tasks models repair" in page
     assert "No model yet" not in page
     assert "1 was champion 0.9800" in page
