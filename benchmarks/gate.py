@@ -41,7 +41,7 @@ SHUFFLED = 0.02
 FEW_IMAGES = 22_000  # cost one point of accuracy
 YEARS, NIGHTS = 200, 365
 SEED = 0  # the same candidates before every policy, and the same table from every run
-SETTLED = 60  # nights after which the champion no longer depends on the first one
+QUIET_SECONDS = 60  # nights after which the champion no longer depends on the first one
 
 REGRESSIONS = (0.0, 0.001, 0.002, 0.003, 0.004, 0.006, 0.01)
 OFF = 1.0  # a bound so wide that it never fails
@@ -186,7 +186,7 @@ def row(pool: Pool, changed: dict[str, float]) -> Row:
         false_rejections=1 - float(nights.promoted.mean()),
         # Without the first night: the changes have nothing to compare with yet, and the floors stand alone.
         false_promotions={k: float(p[nights.champions[1:]].mean()) for k, p in passes.items() if k != HEALTHY},
-        champion_accuracy=float(np.nanmean(accuracies[SETTLED:])),
+        champion_accuracy=float(np.nanmean(accuracies[QUIET_SECONDS:])),
         lowest_champion=float(np.nanmin(accuracies)),
         changes_a_year=float(nights.promoted.sum(axis=0).mean()),
     )
@@ -238,7 +238,7 @@ def print_pool(pool: Pool) -> None:
 
 
 def print_rows(rows: Sequence[Row], kinds: Sequence[str]) -> None:
-    print(f"\n{YEARS} years of {NIGHTS} nights for each policy; the champion's accuracy after {SETTLED} nights")
+    print(f"\n{YEARS} years of {NIGHTS} nights for each policy; the champion's accuracy after {QUIET_SECONDS} nights")
     titles = ("false rejections", "(nights a year)", *kinds, "champion", "lowest", "changes a year")
     widths = [max(9, len(title) + 2) for title in titles]
     print(f"{'':<38}" + "".join(f"{title:>{width}}" for title, width in zip(titles, widths, strict=True)))

@@ -9,7 +9,9 @@ Fractions are in [0, 1], losses in nats, digests SHA-256 in hexadecimal, times I
 
 from __future__ import annotations
 
+import json
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -23,6 +25,7 @@ from mnist_tasks.system.files import explained_read_errors, is_conclusive, write
 Share = Annotated[float, Field(ge=0, le=1)]
 Loss = Annotated[FiniteFloat, Field(ge=0)]
 Interval = tuple[Share, Share]
+HALF_A_PAIR = re.compile("[\ud800-\udfff]")
 Verdict = Literal["passed", "failed", "skipped"]
 
 
@@ -43,12 +46,21 @@ class JsonFile(BaseModel):
         """
         try:
             with explained_read_errors(path):
-                return cls.model_validate_json(path.read_bytes())
+                return cls.parse(path.read_bytes())
         except (OSError, ValueError, RecursionError) as error:
             if not is_conclusive(error):
                 raise
             problem = problems(error) if isinstance(error, ValidationError) else str(error)
             raise ModelError(f"{path} cannot be read: {problem}; {way_out}") from error
+
+    @classmethod
+    def parse(cls, content: bytes) -> Self:
+        """The document that JSON text holds; raises a `ValueError` if it holds anything else."""
+        if rb"\ud" in content:
+            # JSON may hold half a surrogate pair, from a name or a reason that is not UTF-8; pydantic refuses it.
+            text = json.dumps(json.loads(content), ensure_ascii=False)
+            content = HALF_A_PAIR.sub(lambda half: rf"\\u{ord(half[0]):x}", text).encode()
+        return cls.model_validate_json(content)
 
     def write(self, path: Path) -> None:
         """Write the document in one step, so that no reader finds half of it."""

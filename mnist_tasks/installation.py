@@ -87,7 +87,7 @@ def time_to_wait(text: str) -> timedelta | None:
     """The time that a text such as 90m or 24h names; None if it is empty.
 
     Raises:
-        InputError: if it is no time, zero or longer than a year.
+        InputError: if it is not a time, zero or longer than a year.
     """
     if not text.strip():
         return None
@@ -96,7 +96,7 @@ def time_to_wait(text: str) -> timedelta | None:
     wait = timedelta(**{units[match[2]]: int(match[1])}) if match else timedelta()
     if not timedelta() < wait <= timedelta(days=365):
         raise InputError(
-            f"{text!r} is no time to wait from 1s to 365d; write a number and s, m, h or d, such as 24h, or "
+            f"{text!r} is not a time to wait from 1s to 365d; write a number and s, m, h or d, such as 24h, or "
             "leave it empty"
         )
     return wait
@@ -104,7 +104,7 @@ def time_to_wait(text: str) -> timedelta | None:
 
 def _home(text: str) -> str:
     if "\0" in text or "\n" in text:
-        raise InputError(f"{text!r} is no path of a folder: it has a line break; rename the folder")
+        raise InputError(f"{text!r} is not a path of a folder: it has a line break; rename the folder")
     return text
 
 
@@ -119,8 +119,8 @@ def _schedule(text: str) -> str | None:
         croniter("0 0 1 */3 *" if text == "@quarterly" else text).get_next()
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
-            f"{text!r} is no time in cron's form: {error}; write five fields, such as '0 2 * * *' for 02:00 UTC every "
-            "night, or leave it empty for runs by hand only"
+            f"{text!r} is not a time in cron's form: {error}; write five fields, such as '0 2 * * *' for 02:00 UTC "
+            "every night, or leave it empty for runs by hand only"
         ) from error
     return text
 
@@ -139,12 +139,12 @@ def _notifiers(text: str) -> list[dict[str, Any]]:
     try:
         entries = json.loads(text)
     except ValueError as error:
-        raise InputError(f"it is no JSON: {error}; {form}") from None
+        raise InputError(f"it is not JSON: {error}; {form}") from None
     if not isinstance(entries, list):
-        raise InputError(f"it is no JSON list of objects, each with a notifier; {form}")
+        raise InputError(f"it is not a JSON list of objects, each with a notifier; {form}")
     for number, entry in enumerate(entries, start=1):
         if not (isinstance(entry, dict) and isinstance(entry.get("notifier"), str)):
-            raise InputError(f"entry {number} is no object with the path of a class under `notifier`; {form}")
+            raise InputError(f"entry {number} is not an object with the path of a class under `notifier`; {form}")
     return entries
 
 
@@ -160,14 +160,14 @@ def _parameters(text: str) -> dict[str, Any]:
         try:
             text = path.read_text(encoding="utf-8")
         except (OSError, ValueError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it is no text in UTF-8"
+            reason = error.strerror if isinstance(error, OSError) else "it is not text in UTF-8"
             raise InputError(f"{path} cannot be read: {reason}; {form}") from error
     try:
         parameters = json.loads(text)
     except ValueError as error:
-        raise InputError(f"{where}it is no JSON: {error}; {form}") from error
+        raise InputError(f"{where}it is not JSON: {error}; {form}") from error
     if not isinstance(parameters, dict):
-        raise InputError(f"{where}it is no JSON object; {form}")
+        raise InputError(f"{where}it is not a JSON object; {form}")
     RunConfig.from_parameters(parameters)
     return parameters
 

@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Normalized:
-    """What `normalize` hands on: the dataset, and whether the normalized images lay there already."""
+    """What `normalize` hands on: the dataset, and whether the normalized images existed already."""
 
     digest: str
     reused: bool
@@ -26,7 +26,7 @@ class Normalized:
 
 @log_resources
 def normalize(dataset_folder: Path) -> Normalized:
-    """Write the normalized images of both splits into the dataset's folder, unless they lie there already, unchanged.
+    """Write the normalized images of both splits into the dataset's folder, unless they exist already, unchanged.
 
     Args:
         dataset_folder: `datasets/<digest>` as `load` wrote it.
@@ -50,5 +50,5 @@ def _write_split(dataset: Dataset, split: Split) -> None:
     pixels = ArrayFile.open(dataset.folder / f"x_{split}.npy")
     path = dataset.normalized_path(split)
     if path.exists():
-        log.warning("%s does not hold the dataset's images any more; writing it again", path)
+        log.warning("%s no longer holds the dataset's images; writing it again", path)
     write_atomically(path, lambda temporary: write_array(temporary, pixels.shape, map(scaled, pixels.chunks())))

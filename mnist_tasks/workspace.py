@@ -68,7 +68,7 @@ class Workspace:
         """Where a run's working files are, or would be.
 
         Raises:
-            InputError: if the run id is no plain name and could lead out of the folder.
+            InputError: if the run id is not a plain name and could lead out of the folder.
         """
         if not RUN_ID.fullmatch(run_id):
             raise InputError(
@@ -81,10 +81,10 @@ class Workspace:
         """The folder of a dataset.
 
         Raises:
-            InputError: if `digest` is no SHA-256 in hexadecimal.
+            InputError: if `digest` is not a SHA-256 in hexadecimal.
         """
         if not re.fullmatch(r"[0-9a-f]{64}", digest):
-            raise InputError(f"{digest!r} is no dataset digest: 64 hexadecimal digits are expected")
+            raise InputError(f"{digest!r} is not a dataset digest: 64 hexadecimal digits are expected")
         return self.datasets / digest
 
     def prepare(self) -> None:

@@ -1,6 +1,6 @@
 """`make audit`: look the pinned packages up among the known vulnerabilities; status 1 if one has any.
 
-Says how many could be looked up: without a way to PyPI, which keeps the list, that is none, and no failure.
+Prints how many could be looked up. Without access to PyPI, which has the list, that is none; this is not a failure.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def main() -> int:
     for package in vulnerable:
         for vulnerability in package["vulns"]:
             fixed = ", ".join(vulnerability["fix_versions"]) or "no version yet"
-            print(f"{package['name']} {package['version']}: {vulnerability['id']}, mended in {fixed}")
+            print(f"{package['name']} {package['version']}: {vulnerability['id']}, fixed in {fixed}")
     print(f"audit: {len(known)} of {len(packages)} packages could be looked up, {len(vulnerable)} of them vulnerable")
     return 1 if vulnerable else 0
 

@@ -64,5 +64,5 @@ class _Descriptor(io.FileIO):
 
 def _output(descriptor: int) -> io.TextIOWrapper:
     raw = io.BufferedWriter(_Descriptor(descriptor, "wb", closefd=False))
-    # Each line goes out at once, to a pipe too. What is no text, such as a name in another encoding, is shown escaped.
+    # Each line goes out at once, to a pipe too. What is not text, such as a name in another encoding, is shown escaped.
     return io.TextIOWrapper(raw, encoding="utf-8", errors="backslashreplace", line_buffering=True)

@@ -46,7 +46,7 @@ class LaunchError(Exception):
 
 
 class Stopped(BaseException):
-    """A signal to end came; not an `Exception`, as KeyboardInterrupt is none."""
+    """A signal to end came. It is not an `Exception`, like KeyboardInterrupt."""
 
 
 class LocalAirflow:

@@ -124,7 +124,7 @@ def parse(arguments: Iterable[str]) -> dict[str, Any]:
     for argument in arguments:
         name, separator, value = argument.partition("=")
         if not separator:
-            raise LaunchError(f"{argument!r} is no parameter; write name=value, such as epochs=3")
+            raise LaunchError(f"{argument!r} is not a parameter; write name=value, such as epochs=3")
         parameters[name] = value
         if "string" not in schemas.get(name, {}).get("type", "string"):
             with suppress(ValueError):  # which the check of the parameter names

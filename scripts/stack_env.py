@@ -46,11 +46,11 @@ def has_nvidia_runtime() -> bool:
 
 
 def main() -> int:
-    """Write the file, unless it is there."""
+    """Write the file, unless it exists."""
     try:
         descriptor = os.open(ENV, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
-        print(f"{ENV} is there already and stays as it is; delete it, and the volumes, to start anew")
+        print(f"{ENV} exists and is kept; delete it, and the volumes, to start anew")
         return 0
     with os.fdopen(descriptor, "w") as file:
         file.write(text(has_nvidia_runtime()))

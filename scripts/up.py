@@ -35,7 +35,7 @@ def main() -> int:
     """Serve until told to stop; the exit status is 0 then, and 2 if Airflow cannot be started or ends by itself."""
     text = os.environ.get("PORT", "8080")
     if not (text.isdecimal() and 1 <= (port := int(text)) <= 65535):
-        print(f"failed: PORT={text} is no port number from 1 to 65535", file=sys.stderr)
+        print(f"failed: PORT={text} is not a port number from 1 to 65535", file=sys.stderr)
         return entry.FAILED
     try:
         installation.check()

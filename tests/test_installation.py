@@ -16,24 +16,24 @@ from mnist_tasks.system.errors import InputError
 from mnist_tasks.workspace import PROJECT
 
 BAD = [
-    ("MNIST_SCHEDULE", "every night", "'every night' is no time in cron's form: "),
-    ("MNIST_SCHEDULE", " ", "' ' is no time in cron's form: "),
-    ("MNIST_SCHEDULE", "0 0 30 2 *", "'0 0 30 2 *' is no time in cron's form: failed to find next date"),
-    ("MNIST_WATCH_INBOX", "30", "'30' is no time to wait from 1s to 365d; write a number and s, m, h or d"),
-    ("MNIST_APPROVAL", "soon", "'soon' is no time to wait from 1s to 365d"),
+    ("MNIST_SCHEDULE", "every night", "'every night' is not a time in cron's form: "),
+    ("MNIST_SCHEDULE", " ", "' ' is not a time in cron's form: "),
+    ("MNIST_SCHEDULE", "0 0 30 2 *", "'0 0 30 2 *' is not a time in cron's form: failed to find next date"),
+    ("MNIST_WATCH_INBOX", "30", "'30' is not a time to wait from 1s to 365d; write a number and s, m, h or d"),
+    ("MNIST_APPROVAL", "soon", "'soon' is not a time to wait from 1s to 365d"),
     ("MNIST_GPU_POOL", "gpu ", "'gpu ' has blanks around it"),
     ("MNIST_GPU_QUEUE", "\n", "'\\n' has blanks around it"),
     ("MNIST_PARAMS", '{"epochs": 0}', "epochs: 0 is less than the minimum of 1"),
     ("MNIST_PARAMS", '{"recip": "cnn"}', "recip: unknown parameter; did you mean recipe?"),
-    ("MNIST_PARAMS", "[1]", "it is no JSON object; write a JSON object, such as"),
-    ("MNIST_PARAMS", "{", "it is no JSON: "),
+    ("MNIST_PARAMS", "[1]", "it is not a JSON object; write a JSON object, such as"),
+    ("MNIST_PARAMS", "{", "it is not JSON: "),
     ("MNIST_PARAMS", "/no/such/file", "/no/such/file cannot be read: No such file or directory"),
 ]
 # A mistake in one of these stops no training.
 BAD_BUT_NO_REASON_TO_STOP = [
-    ("MNIST_NOTIFY", "{}", "it is no JSON list of objects, each with a notifier"),
-    ("MNIST_NOTIFY", "https://chat/secret", "it is no JSON: "),
-    ("MNIST_NOTIFY", '[{"url": "https://chat/secret"}]', "entry 1 is no object with the path of a class"),
+    ("MNIST_NOTIFY", "{}", "it is not a JSON list of objects, each with a notifier"),
+    ("MNIST_NOTIFY", "https://chat/secret", "it is not JSON: "),
+    ("MNIST_NOTIFY", '[{"url": "https://chat/secret"}]', "entry 1 is not an object with the path of a class"),
     ("MNIST_APROVAL", "24h", "unknown setting; did you mean MNIST_APPROVAL?"),
     ("MNIST_COLOUR", "red", f"unknown setting; known: {', '.join(SETTINGS)}"),
 ]
@@ -63,7 +63,7 @@ def test_the_launchers_refuse_a_bad_setting_before_anything_starts(script: str, 
     result = subprocess.run(command, env={**os.environ, **settings}, capture_output=True, text=True, check=False)
 
     assert (result.returncode, result.stdout) == (2, "")
-    assert result.stderr.startswith("failed: MNIST_SCHEDULE: 'every night' is no time in cron's form: ")
+    assert result.stderr.startswith("failed: MNIST_SCHEDULE: 'every night' is not a time in cron's form: ")
     assert not (tmp_path / "home").exists()
 
 

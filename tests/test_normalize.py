@@ -126,7 +126,7 @@ def test_a_file_with_other_values_is_written_again_and_never_used(
         dataset.verify(split)
     assert not normalize(folder).reused
     assert path.read_bytes() == whole
-    assert f"{path} does not hold the dataset's images any more; writing it again" in caplog.text
+    assert f"{path} no longer holds the dataset's images; writing it again" in caplog.text
     dataset.verify(split)
 
 

@@ -41,7 +41,7 @@ def test_a_run_id_that_could_leave_its_folder_is_refused(run_id: str, tmp_path: 
 
 @pytest.mark.parametrize("digest", ["", "..", "0" * 63, "0" * 63 + "/", "G" * 64])
 def test_a_dataset_that_is_no_digest_is_refused(digest: str, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="is no dataset digest"):
+    with pytest.raises(InputError, match="is not a dataset digest"):
         Workspace(tmp_path).dataset(digest)
 
 

@@ -34,7 +34,7 @@ def predict_images(version: Version, paths: Sequence[Path]) -> list[tuple[Path, 
     """Each image file with its prediction.
 
     Raises:
-        InputError: naming the first file that is no image or shows nothing; before TensorFlow is imported.
+        InputError: naming the first file that is not an image or shows nothing; before TensorFlow is imported.
         ModelError: if the model cannot be loaded.
     """
     images = np.stack([read_digit(path) for path in paths])

@@ -24,7 +24,7 @@ def reproduce(version: Version, workspace: Workspace) -> list[str]:
 
     Raises:
         ModelError: if the version is damaged.
-        InputError: if its dataset is not in the workspace, or not as it was, or its recipe is none of this program.
+        InputError: if its dataset is not in the workspace, or not as it was, or its recipe is unknown to this program.
     """
     ModelDirectory(workspace.models).verify(version)
     metadata = version.metadata()

@@ -92,7 +92,7 @@ class AllowedSources:
         """A data source's path with all links followed, or its URL.
 
         Raises:
-            InputError: if it may not be read, is no URL that can be, or is neither a file nor a folder.
+            InputError: if it may not be read, has another scheme, or is neither a file nor a folder.
         """
         if "://" not in source:
             return self.path(source)
@@ -108,7 +108,7 @@ class AllowedSources:
         except (OSError, RuntimeError, ValueError) as error:  # a loop of links, no such user, a zero byte
             if is_transient(error):
                 raise
-            raise InputError(f"{printable(text)} is no path: {error}") from error
+            raise InputError(f"{printable(text)} is not a path: {error}") from error
         if not any(path.is_relative_to(folder) for folder in self.folders):
             raise InputError(f"{printable(text)} may not be read: {self._allowed()}")
         return path
@@ -117,7 +117,7 @@ class AllowedSources:
         """Host and port of an `http` or `https` URL that may be read, and whether its address must be a public one.
 
         Raises:
-            InputError: if it may not be read, or is no URL.
+            InputError: if it may not be read, or is not a URL.
         """
         asked, held = self._check(url)
         return asked.host, asked.port, all(place.host == "*" for place in held)
@@ -172,7 +172,7 @@ def scheme_of(url: str, whose: str = "source: ") -> str:
 
 
 def check_public(host: str, addresses: Iterable[str]) -> None:
-    """Raise an `InputError` if one of a host's addresses is none that everybody can reach."""
+    """Raise an `InputError` if one of a host's addresses is not public."""
     for text in addresses:
         if kind := _not_public(ipaddress.ip_address(text.partition("%")[0])):
             what = f"{host} is {kind}" if text == host else f"{host} has the address {text}, which is {kind}"
@@ -192,12 +192,12 @@ def addresses_of(host: str, port: int) -> list[str]:
 
     Raises:
         OSError: if it cannot be looked up now.
-        InputError: if it is no name that a host can have.
+        InputError: if it is not a name that a host can have.
     """
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except UnicodeError as error:
-        raise InputError(f"source: {printable(host)} is no name of a host: {error}") from error
+        raise InputError(f"source: {printable(host)} is not the name of a host: {error}") from error
     return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
 
@@ -221,16 +221,16 @@ def _not_public(address: Address) -> str | None:
 def _place(url: str, whose: str = "source: ") -> Place:
     scheme = scheme_of(url, whose)
     if printable(url) != url:
-        raise InputError(f"{whose}{printable(url)} is no URL: it has bytes that are not UTF-8; write them as %FF")
+        raise InputError(f"{whose}{printable(url)} is not a URL: it has bytes that are not UTF-8; write them as %FF")
     try:
         split = urlsplit(url)
         # Brackets belong to an address in IPv6, a dot at the end to a name from the root.
         host, port = (split.hostname or "").removesuffix("."), split.port
         host = host.encode("idna").decode()  # also checks how long each part of the name is
     except ValueError as error:  # UnicodeError is one
-        raise InputError(f"{whose}{printable(url)} is no URL: {error}") from error
+        raise InputError(f"{whose}{printable(url)} is not a URL: {error}") from error
     if not host or re.search(r"[\s\0\\]", split.netloc):
-        raise InputError(f"{whose}{printable(url)} is no URL: it names no host or bucket")
+        raise InputError(f"{whose}{printable(url)} is not a URL: it names no host or bucket")
     if scheme in PORTS:
         return Place(scheme, host, port or PORTS[scheme], _plain(split.path))
     # A bucket's name is a case of its own, and whatever follows it is the key.
@@ -248,11 +248,11 @@ def _plain(path: str) -> str:
 
 
 def _file_path(url: str, whose: str) -> str:
-    """The path that a `file` URL names; raises an `InputError` if it is none of this machine."""
+    """The path that a `file` URL names; raises an `InputError` if the URL names another machine."""
     try:
         split = urlsplit(url)
     except ValueError as error:
-        raise InputError(f"{whose}{printable(url)} is no URL: {error}; write file:///path") from error
+        raise InputError(f"{whose}{printable(url)} is not a URL: {error}; write file:///path") from error
     if split.netloc not in ("", "localhost"):
         raise InputError(f"{whose}{printable(url)} names the host {printable(split.netloc)}; write file:///path")
     return unquote(split.path)

@@ -86,14 +86,14 @@ class ArrayFile:
 
 
 class HeaderError(ValueError):
-    """What begins an array is no header. The message repeats nothing of it: who knows what file this is."""
+    """An array does not begin with a header. The message repeats nothing of the file, which may be any file."""
 
 
 def npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     """Shape, whether it is in Fortran's order, and dtype of the `.npy` content that a file goes on with.
 
     Raises:
-        HeaderError: if it is no header, whatever NumPy comes upon in it.
+        HeaderError: if it is not a header.
     """
     try:
         if np.lib.format.read_magic(file) == (1, 0):

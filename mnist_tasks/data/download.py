@@ -21,8 +21,8 @@ import httpx
 from mnist_tasks.data.allowed_sources import SCHEMES, AllowedSources, addresses_of, check_public, is_loopback, scheme_of
 from mnist_tasks.system.errors import InputError, is_transient
 
-MOST_BYTES = 4 << 30  # more than the largest source may hold
-MOST_REDIRECTS = 5
+MAX_BYTES = 4 << 30  # more than the largest source may hold
+MAX_REDIRECTS = 5
 PIECE = 1 << 20
 PLAIN = {"Accept-Encoding": "identity"}
 PATIENCE = 60.0  # seconds without a byte
@@ -46,7 +46,7 @@ def download(url: str, folder: Path, reach: AllowedSources) -> Path:
 
 def _over_http(url: str, folder: Path, reach: AllowedSources) -> Path:
     path, asked, name = folder / "source", url, url
-    for _ in range(1 + MOST_REDIRECTS):
+    for _ in range(1 + MAX_REDIRECTS):
         with _answer(url, name, reach) as answer:
             if answer.is_redirect and answer.headers.get("Location"):
                 url = _following(asked, url, answer.headers["Location"])
@@ -57,9 +57,9 @@ def _over_http(url: str, folder: Path, reach: AllowedSources) -> Path:
                 raise ConnectionError(f"{asked} answers with status {answer.status_code}; try again later")
             if answer.status_code != httpx.codes.OK:
                 raise InputError(f"{asked} answers with status {answer.status_code}; check the address and the rights")
-            _write(answer.iter_raw(PIECE), path, MOST_BYTES, asked)
+            _write(answer.iter_raw(PIECE), path, MAX_BYTES, asked)
             return path
-    raise InputError(f"{asked} leads on more than {MOST_REDIRECTS} times; ask for the last address itself")
+    raise InputError(f"{asked} leads on more than {MAX_REDIRECTS} times; ask for the last address itself")
 
 
 def _following(asked: str, url: str, location: str) -> str:
@@ -93,10 +93,10 @@ def _answer(url: str, name: str, reach: AllowedSources) -> Iterator[httpx.Respon
             finally:
                 answer.close()
     except httpx.InvalidURL as error:
-        raise InputError(f"{name} is no URL: {error}") from error
+        raise InputError(f"{name} is not a URL: {error}") from error
     except httpx.RemoteProtocolError as error:
         if "location header" in str(error):  # httpx looks at it by itself
-            raise InputError(f"{name} leads on to what is no URL; ask for the last address itself") from error
+            raise InputError(f"{name} redirects to something that is not a URL; use the final address") from error
         raise ConnectionError(f"{name} cannot be fetched: {error}; check the connection") from error
     except socket.gaierror as error:
         raise ConnectionError(f"{name} cannot be fetched: {host}: {error.strerror}; check the address") from error
@@ -146,9 +146,9 @@ def _through_fsspec(url: str, folder: Path) -> Path:
         root = url.partition("://")[2].rstrip("/")
         files = system.find(root, detail=True) if system.isdir(root) else {root: system.info(root)}
         total = sum(entry["size"] or 0 for entry in files.values())
-        if total > MOST_BYTES:
+        if total > MAX_BYTES:
             raise _too_large(url)
-        left = MOST_BYTES
+        left = MAX_BYTES
         for name in sorted(files):
             # Some file systems begin a name with a slash, and some do not.
             inside = PurePosixPath(name.lstrip("/").removeprefix(root).lstrip("/"))
@@ -190,4 +190,4 @@ def _write(pieces: Iterable[bytes], path: Path, most: int, url: str) -> int:
 
 
 def _too_large(url: str) -> InputError:
-    return InputError(f"{url} has more than {MOST_BYTES:,} bytes, which no source may have; split it")
+    return InputError(f"{url} has more than {MAX_BYTES:,} bytes, which no source may have; split it")

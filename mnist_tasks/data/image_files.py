@@ -22,8 +22,8 @@ from mnist_tasks.system.errors import InputError, is_transient
 
 BOX = 20  # pixels that the longer side of the digit gets
 INK = 0.2  # share of the strongest ink from which a pixel counts when the digit is cut out; below it is paper or noise
-MOST_PIXELS = 1 << 24  # 4096x4096; preparing takes some 20 bytes each
-MOST_BYTES = 1 << 27  # as many pixels in the deepest colours, not compressed
+MAX_PIXELS = 1 << 24  # 4096x4096; preparing takes some 20 bytes each
+MAX_BYTES = 1 << 27  # as many pixels in the deepest colours, not compressed
 LEAST_CONTRAST = 16  # of 255: a picture with less shows nothing
 
 
@@ -31,23 +31,23 @@ def read_digit(path: Path) -> UInt8:
     """Read an image file of any size and mode and prepare it as MNIST's: uint8 of shape (28, 28), white on black.
 
     Raises:
-        InputError: if the file is no image that Pillow reads, or shows nothing.
+        InputError: if the file is not an image that Pillow reads, or shows nothing.
         OSError: if it could only not be read now.
     """
     # Read whole before it is decoded: Pillow's decoders would take an error of the system for one of the picture.
     try:
         size = path.stat().st_size
-        content = path.read_bytes() if size <= MOST_BYTES else b""
+        content = path.read_bytes() if size <= MAX_BYTES else b""
     except FileNotFoundError:
         raise InputError(f"{path} does not exist") from None
     except (OSError, ValueError) as error:
         if is_transient(error):
             raise
         text = getattr(error, "strerror", None) or error
-        raise InputError(f"{path} is no image that can be read: {text}") from error
-    if size > MOST_BYTES:
+        raise InputError(f"{path} cannot be read as an image: {text}") from error
+    if size > MAX_BYTES:
         raise InputError(
-            f"{path} is no image that can be read: {size:,} bytes are more than {MOST_BYTES:,}; scale it down"
+            f"{path} cannot be read as an image: {size:,} bytes are more than {MAX_BYTES:,}; scale it down"
         )
     try:
         with warnings.catch_warnings():
@@ -59,21 +59,21 @@ def read_digit(path: Path) -> UInt8:
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     except UnidentifiedImageError:
-        raise InputError(f"{path} is no image that can be read") from None
+        raise InputError(f"{path} cannot be read as an image") from None
     except Exception as error:  # Pillow's decoders let through whatever they come upon, SyntaxError among it
         text = getattr(error, "strerror", None) or error
-        raise InputError(f"{path} is no image that can be read: {text}") from error
+        raise InputError(f"{path} cannot be read as an image: {text}") from error
 
 
 def _check_kind(image: Image.Image) -> None:
     """Refuse, by the file's header alone, a picture that is too large, several at once, or a program."""
     pixels = image.width * image.height
-    if pixels > MOST_PIXELS:
-        raise InputError(f"it is no image that can be read: {pixels} pixels are more than {MOST_PIXELS}; scale it down")
+    if pixels > MAX_PIXELS:
+        raise InputError(f"it cannot be read as an image: {pixels} pixels are more than {MAX_PIXELS}; scale it down")
     if getattr(image, "is_animated", False) and image.format != "MPO":  # a telephone's, whose first picture is the one
-        raise InputError(f"it is no image that can be read: it has {getattr(image, 'n_frames', 2)} frames; save one")
+        raise InputError(f"it cannot be read as an image: it has {getattr(image, 'n_frames', 2)} frames; save one")
     if image.format == "EPS":
-        raise InputError("it is no image that can be read: PostScript would be run; save it as PNG")
+        raise InputError("it cannot be read as an image: PostScript would be run; save it as PNG")
 
 
 def prepare(image: Image.Image) -> UInt8:

@@ -4,7 +4,7 @@ A batch is a file or a folder in any form of a source of one's own (see `sources
 changed or removed. One half-way through being copied must not be read, so a batch is complete when
 
 - its marker is there: the empty file `NAME.done` beside the batch NAME, or `.done` in the batch's folder; or
-- nothing in it has changed for `SETTLED` seconds. What counts is the time of the last change that the file system keeps
+- nothing in it has changed for `QUIET_SECONDS`. What counts is the time of the last change that the file system keeps
   (ctime), which a copy that preserves the original's dates cannot set.
 
 Names that start with a dot are not looked at: a writer may also fill `.NAME` and then rename it.
@@ -22,7 +22,7 @@ from pathlib import Path
 from mnist_tasks.system.errors import InputError, is_transient
 from mnist_tasks.system.files import printable, walk
 
-SETTLED = 600.0
+QUIET_SECONDS = 600.0
 DONE = ".done"
 
 
@@ -42,17 +42,17 @@ class Batch:
 def find_batches(inbox: Path, now: float | None = None) -> list[Batch]:
     """All batches in the inbox, sorted by name.
 
-    One that is there and may not be read counts as complete: whoever reads it says so.
+    A batch that may not be read counts as complete: reading it then gives the error.
 
     Args:
         inbox: the folder.
         now: seconds since 1970, to compare the batches' times with; default: the clock's.
 
     Raises:
-        InputError: if the inbox is no folder or cannot be read.
+        InputError: if the inbox is not a folder or cannot be read.
     """
     if not inbox.is_dir():
-        raise InputError(f"inbox: {inbox} is no folder; make it, name another one, or use inbox=none")
+        raise InputError(f"inbox: {inbox} is not a folder; make it, name another one, or use inbox=none")
     now = time.time() if now is None else now
     try:
         names = sorted(path.name for path in inbox.iterdir())
@@ -66,7 +66,7 @@ def find_batches(inbox: Path, now: float | None = None) -> list[Batch]:
     return [
         Batch(inbox / name, f"{name}{DONE}" in markers or _is_complete(inbox / name, now))
         for name in names
-        # A marker is no batch; one without its batch is, so that the report names it.
+        # A marker is not a batch. A marker without a batch counts as one, so that the report names it.
         if not name.startswith(".") and not (name.endswith(DONE) and name.removesuffix(DONE) in markers)
     ]
 
@@ -86,7 +86,7 @@ def complete_batches(inbox: Path) -> dict[str, str]:
         if batch.complete:
             try:
                 found[batch.name] = _stamp(batch.path)
-            except FileNotFoundError:  # it went away meanwhile
+            except FileNotFoundError:  # it was removed meanwhile
                 continue
             except OSError as error:
                 if is_transient(error):
@@ -100,13 +100,13 @@ def _is_complete(path: Path, now: float) -> bool:
         if path.is_dir() and (path / DONE).exists():
             return True
         changed = max(max(entry.lstat().st_mtime, entry.lstat().st_ctime) for entry in walk(path))
-    except FileNotFoundError:  # something went away meanwhile: somebody is at it
+    except FileNotFoundError:  # somebody is still changing the batch
         return False
     except OSError as error:
         if is_transient(error):
             raise
         return True
-    return now - changed >= SETTLED
+    return now - changed >= QUIET_SECONDS
 
 
 def _stamp(path: Path) -> str:

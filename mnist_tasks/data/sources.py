@@ -70,7 +70,7 @@ def fetch(source: str | Path, folder: Path) -> tuple[Split, ...]:
     if source == "keras":
         reach.source(KERAS_URL)
         return _copy(download_with_keras(), folder)
-    # A path that is no text is one that the program found by itself, such as a batch in the inbox.
+    # A Path comes from the program itself, such as a batch in the inbox; text comes from the user.
     place = reach.source(source) if isinstance(source, str) else source
     if isinstance(place, str):
         # Imported here: the file systems behind URLs take a while, and most nights need none.

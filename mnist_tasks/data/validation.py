@@ -177,7 +177,7 @@ def _same_images(split: Split, new: Profile, known: Profile, rules: DataRules) -
     )
     share, bound = len(duplicates) / len(new), rules.max_duplicates
     passed = share <= bound + SLACK
-    message = f"{len(duplicates):,} of {len(new):,} {split_name(split)} images ({share:.2%}) are there already"
+    message = f"{len(duplicates):,} of {len(new):,} {split_name(split)} images ({share:.2%}) exist already"
     message += (
         ""
         if passed

@@ -12,8 +12,6 @@ from collections.abc import Iterable, Iterator
 from datetime import datetime, timezone
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from mnist_tasks.documents import HistoryEvent
 from mnist_tasks.registry.version import METADATA, Version
 from mnist_tasks.system.errors import ModelError
@@ -216,9 +214,9 @@ def _line(event: HistoryEvent) -> str:
 def _event(line: bytes) -> HistoryEvent | None:
     """The event of a line, or None if the line is damaged."""
     try:
-        event = HistoryEvent.model_validate_json(line)
+        event = HistoryEvent.parse(line)
         whole = datetime.fromisoformat(event.time).tzinfo is not None
-    except (ValidationError, ValueError):
+    except (ValueError, RecursionError):
         return None
     if event.is_move:
         whole = whole and "before" in event.model_fields_set

@@ -103,7 +103,7 @@ class ModelDirectory:
         try:
             champion = self.champion()
         except (ModelError, OSError) as error:
-            return f"who is champion cannot be said: {error}"
+            return f"who is champion is unknown: {error}"
         return f"version {champion.number} is champion" if champion else "there is no champion"
 
     def version(self, name: str) -> Version:

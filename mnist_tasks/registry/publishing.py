@@ -168,7 +168,7 @@ def _used_numbers(models: ModelDirectory, history: ChampionHistory) -> Iterator[
         yield from (number for number in (event.before, event.to, event.version) if number)
     if number := models.linked_number():
         yield number
-    # Should the history be lost: what is there under a version's name, was pruned or was moved aside.
+    # Should the history be lost: everything that has a version's name, was pruned or was moved aside.
     for folder in (models.root, models.root / PRUNED, models.root / RETIRED):
         for name in [path.name for path in folder.iterdir()] if folder.is_dir() else []:
             if NUMBER.fullmatch(name):

@@ -10,7 +10,7 @@ from mnist_tasks.registry.history import ChampionHistory, now
 from mnist_tasks.registry.model_directory import ModelDirectory
 from mnist_tasks.registry.version import DAMAGED, REPAIR, RETIRED, Version
 from mnist_tasks.system.errors import InputError, ModelError
-from mnist_tasks.system.files import fsync
+from mnist_tasks.system.files import fsync, printable
 
 
 def retire(models: ModelDirectory, reason: str, published_by: str) -> int:
@@ -26,7 +26,7 @@ def retire(models: ModelDirectory, reason: str, published_by: str) -> int:
         InputError: if the reason is empty, or there is no champion.
         ModelError: if the champion link is not a link.
     """
-    check_reason(reason)
+    reason = checked_reason(reason)
     with models.writing() as history:
         number = history.champion
         if number is None:
@@ -42,10 +42,11 @@ def retire(models: ModelDirectory, reason: str, published_by: str) -> int:
         return number
 
 
-def check_reason(reason: str) -> None:
-    """Raise an `InputError` if a reason is empty."""
+def checked_reason(reason: str) -> str:
+    """The reason as text that can be written; raises an `InputError` if it is empty."""
     if not reason.strip():
         raise InputError("reason: a reason is needed, for those who read the history later")
+    return printable(reason)
 
 
 def retirement_event(number: int, reason: str, published_by: str) -> HistoryEvent:

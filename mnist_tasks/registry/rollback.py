@@ -8,7 +8,7 @@ from pathlib import Path
 from mnist_tasks.registry.history import ChampionHistory
 from mnist_tasks.registry.model_directory import ModelDirectory
 from mnist_tasks.registry.publishing import can_become_champion, published_version, write_version
-from mnist_tasks.registry.retirement import bring_back, check_reason, still_retired
+from mnist_tasks.registry.retirement import bring_back, checked_reason, still_retired
 from mnist_tasks.registry.smoke_test import smoke_test
 from mnist_tasks.registry.version import CARD, Version, version_name
 from mnist_tasks.system.errors import InputError
@@ -41,7 +41,7 @@ def roll_back(
         OSError: if a file cannot be read or written now. If it is raised after the link has moved, the new version is
             champion: `ModelDirectory.standing` tells.
     """
-    check_reason(reason)
+    reason = checked_reason(reason)
     with models.writing() as history:
         version = published_version(models, history, published_by) if once else None
         if not (version and version.number in history.moves):
@@ -64,7 +64,7 @@ def publish_again(
     models.verify(version)
     smoke_test(version.folder)
     metadata = version.metadata()
-    # The card is written anew. A figure that is lost is no reason to do without the model.
+    # The card is written anew. A lost figure does not stop the rollback.
     digests = {
         name: digest for name, digest in metadata.sha256.items() if name != CARD and not version.changed(name, digest)
     }

@@ -1,11 +1,11 @@
-"""The failures that a retry cannot mend, and the one place that says which of the system's errors may pass."""
+"""The errors that a retry cannot fix, and the one place that decides which of the system's errors may pass."""
 
 from __future__ import annotations
 
 import errno
 
 # What the system says of a path that is wrong until a person changes something. All its other errors, such as EIO,
-# ESTALE, EMFILE or ENOSPC, say nothing about what was to be read: a share that hiccups is there again a minute later.
+# ESTALE, EMFILE or ENOSPC, say nothing about what was to be read: a network share may be back a minute later.
 LASTING = frozenset(
     {
         errno.EACCES,

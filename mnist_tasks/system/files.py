@@ -80,7 +80,7 @@ def read_json(path: Path, task: str) -> Any:
     """The content of a JSON file that the named task wrote.
 
     Raises:
-        ModelError: if it is not there, or is no JSON.
+        ModelError: if it is missing, or is not JSON.
         OSError: if it cannot be read now, and perhaps can at the next try.
     """
     try:

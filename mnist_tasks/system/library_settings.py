@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-# matplotlib fails if these name a notebook's backend or a file that is none.
+# matplotlib fails if these name a notebook's backend or something that is not a file.
 PLAIN_MATPLOTLIB: Mapping[str, str | None] = {"MPLBACKEND": "agg", "MATPLOTLIBRC": os.devnull}
 
 # Keras' backend; the folder of its `keras.json`, where a bad value ends the import; what cuts a training short or puts

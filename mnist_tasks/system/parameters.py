@@ -24,7 +24,7 @@ class Parameters(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _check_as_the_form_does(cls, values: dict[str, Any]) -> dict[str, Any]:
-        # An InputError is no ValueError, so pydantic lets it through as it is, without a page of its own around it.
+        # An InputError is not a ValueError, so pydantic raises it unchanged.
         check(cls.model_json_schema()["properties"], values)
         return values
 

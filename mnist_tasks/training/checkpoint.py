@@ -76,7 +76,7 @@ class Checkpoint:
         """Put a built model into the saved state and return how far it has come.
 
         Nothing is changed, and no progress returned, if there is no checkpoint, or one that is damaged or of another
-        training; the log says so. One that could only not be read now is no such one: the error goes through.
+        training; the log says so. If it cannot be read now, the error is raised.
         """
         if not self.path.exists():
             return Progress()

@@ -32,9 +32,9 @@ def library_versions() -> dict[str, str]:
 def kernel_variables(architecture: str) -> dict[str, str]:
     """The variables by which TensorFlow and its libraries choose kernels for a training: they change the last bits.
 
-    For convolutions oneDNN is asked for, unless the user has decided or TensorFlow, which reads this when it is
-    imported, is there already. By itself TensorFlow uses it only on a processor with AVX512_VNNI, AVX512_BF16 or AMX,
-    but with AVX2 alone it takes a third off the time of `cnn-fast` and `cnn`, too.
+    Convolutions use oneDNN, unless the user has decided otherwise or TensorFlow is imported already, which reads this
+    variable then. By itself TensorFlow uses oneDNN only on a processor with AVX512_VNNI, AVX512_BF16 or AMX; but with
+    AVX2 alone it takes a third off the time of `cnn-fast` and `cnn`, too.
     """
     chosen = {"TF_ENABLE_ONEDNN_OPTS": "1"} if architecture != "mlp" and "tensorflow" not in sys.modules else {}
     given = {name: value for name, value in os.environ.items() if CHOOSING.match(name)}

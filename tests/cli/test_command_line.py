@@ -330,7 +330,7 @@ def test_predict_reads_the_images_before_it_imports_tensorflow(
     result = process(workspace, "-c", script, "predict", path)
 
     assert result.stdout == "2 set()\n"
-    assert result.stderr == f"failed: {path} is no image that can be read\n"
+    assert result.stderr == f"failed: {path} cannot be read as an image\n"
 
 
 def test_predict_refuses_a_damaged_model(command: Command, models: ModelDirectory, picture: Path) -> None:

@@ -117,7 +117,7 @@ def test_a_bad_setting_is_an_import_error_that_names_it(text: str, monkeypatch: 
 
     (error,) = DagBag(str(DAGS / "mnist_training.py")).import_errors.values()
 
-    assert f"MNIST_APPROVAL: {text!r} is no time to wait from 1s to 365d" in error
+    assert f"MNIST_APPROVAL: {text!r} is not a time to wait from 1s to 365d" in error
 
 
 def test_a_candidate_that_is_approved_is_promoted_with_the_name(

@@ -148,7 +148,7 @@ class Raising(BaseNotifier):
 
 
 def no_notifier() -> None:
-    """What is no notifier."""
+    """What is not a notifier."""
 
 
 def something(_: Any) -> Any:

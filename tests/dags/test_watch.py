@@ -230,4 +230,4 @@ def test_a_bad_setting_is_an_import_error_that_names_it(monkeypatch: pytest.Monk
 
     (error,) = DagBag(str(DAGS / "mnist_training.py")).import_errors.values()
 
-    assert "MNIST_WATCH_INBOX: '1' is no time to wait from 1s to 365d" in error
+    assert "MNIST_WATCH_INBOX: '1' is not a time to wait from 1s to 365d" in error

@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 
 from mnist_tasks.config import DataRules
 from mnist_tasks.data.dataset import Dataset, Digits, UInt8
-from mnist_tasks.data.inbox import SETTLED, find_batches
+from mnist_tasks.data.inbox import QUIET_SECONDS, find_batches
 from mnist_tasks.data.sources import MNIST_DIGEST
 from mnist_tasks.load import load
 from mnist_tasks.registry.model_directory import ModelDirectory
@@ -203,7 +203,7 @@ def test_a_mended_batch_goes_in_the_next_night(
     whole = batch.read_bytes()
     batch.write_bytes(whole[:-100])
     first = load(str(base), tmp_path / "datasets", inbox=inbox, run=tmp_path / "run")
-    assert "digits.npz is no .npz file, or one cut short" in batches(tmp_path / "run")["digits.npz"]["reason"]
+    assert "digits.npz is not an .npz file, or one cut short" in batches(tmp_path / "run")["digits.npz"]["reason"]
 
     batch.write_bytes(whole)
     second = load(str(base), tmp_path / "datasets", inbox=inbox)
@@ -224,7 +224,7 @@ def test_a_batch_is_complete_once_it_is_marked_or_has_settled(kind: str, inbox: 
     now = time.time()
 
     assert [found.complete for found in find_batches(inbox, now)] == [False]
-    assert [found.complete for found in find_batches(inbox, now + SETTLED + 1)] == [True]
+    assert [found.complete for found in find_batches(inbox, now + QUIET_SECONDS + 1)] == [True]
     (batch / ".done" if kind == "folder" else inbox / "batch.done").touch()
     assert [(found.name, found.complete) for found in find_batches(inbox, now)] == [("batch", True)]
 
@@ -250,7 +250,7 @@ def test_the_inbox_is_in_the_workspace_unless_one_is_named(tmp_path: Path) -> No
     assert workspace.inbox("none") is None
     assert workspace.inbox("/data/in") == Path("/data/in")
     with pytest.raises(
-        InputError, match=r"^inbox: .*/nowhere is no folder; make it, name another one, or use inbox=none$"
+        InputError, match=r"^inbox: .*/nowhere is not a folder; make it, name another one, or use inbox=none$"
     ):
         find_batches(tmp_path / "nowhere")
 

@@ -127,7 +127,7 @@ def test_what_may_pass_is_tried_again(path: str, server: str, monkeypatch: pytes
         ("carrier-pigeon://digits.npz", "cannot be read: use https, http, s3, gs, file"),
         ("s3://bucket/digits.npz", "needs a package that is not installed: .*s3fs"),
         ("gs://bucket/digits.npz", "needs a package that is not installed: .*gcsfs"),
-        ("http://a\0b/digits.npz", "is no URL"),
+        ("http://a\0b/digits.npz", "is not a URL"),
         ("file:///no/such/file.npz", "does not exist"),
     ],
 )
@@ -139,7 +139,7 @@ def test_a_url_that_cannot_be_used_is_refused_by_name(url: str, words: str) -> N
 def test_what_is_wrong_with_the_content_is_said_of_the_url(s3: Bucket) -> None:
     s3.pipe("/bad/digits.npz", b"no archive")
 
-    with pytest.raises(InputError, match=r"^s3://bad/digits\.npz is no \.npz file"):
+    with pytest.raises(InputError, match=r"^s3://bad/digits\.npz is not an \.npz file"):
         read_source("s3://bad/digits.npz")
 
 
@@ -178,7 +178,7 @@ def test_whatever_a_package_raises_is_named_or_tried_again(
 def test_more_than_the_bound_is_not_fetched(
     scheme: str, server: str, npz: Path, s3: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mnist_tasks.data.download.MOST_BYTES", 100_000)
+    monkeypatch.setattr("mnist_tasks.data.download.MAX_BYTES", 100_000)
     s3.put(str(npz), "/large/digits.npz")
 
     with pytest.raises(InputError, match=r"has more than 100,000 bytes, which no source may have; split it"):
@@ -216,7 +216,7 @@ def test_a_redirect_leads_to_no_other_scheme(where: str, server: str) -> None:
         ("http://127.0.0.1:{port}/status/secret/404", r"answers with status 404"),
         ("http://127.0.0.1:{port}/breaks-off?signature=secret", r"leads to 127\.0\.0\.1, which cannot be fetched"),
         ("secret://x", r"leads from http to another scheme; ask for the last address"),
-        ("http://secret:x/", r"leads on to what is no URL"),
+        ("http://secret:x/", r"redirects to something that is not a URL"),
     ],
 )
 def test_where_a_redirect_leads_is_named_by_its_host_alone(

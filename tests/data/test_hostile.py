@@ -115,7 +115,7 @@ def png(image: Image.Image, form: str = "PNG", **options: Any) -> bytes:
 
 
 NPZ = npz_of({"x_train.npy": npy(PIXELS), "y_train.npy": npy(LABELS)})
-CORRUPT = r"is no \.npz file, or one cut short|is corrupt or cut short"
+CORRUPT = r"is not an \.npz file, or one cut short|is corrupt or cut short"
 for keep in range(60):
     case(f"npz cut at {keep}/60", CORRUPT, partial(file, NPZ[: len(NPZ) * keep // 60]))
 for bad_magic in (
@@ -130,7 +130,7 @@ for bad_magic in (
     b"SQLite format 3\0",
     b"<html>",
 ):
-    case(f"no npz: {bad_magic!r}", r"is no \.npz file, or one cut short", partial(file, bad_magic * 1))
+    case(f"no npz: {bad_magic!r}", r"is not an \.npz file, or one cut short", partial(file, bad_magic * 1))
 for descr, shape, words in (
     ("|u1", (10**12, 28, 28), "announces 784,000,000,000,000 bytes, more than"),
     ("|u1", (2**62, 28, 28), "announces .* bytes, more than"),
@@ -273,27 +273,30 @@ PICTURES: dict[str, tuple[bytes, str]] = {
     "CMYK, cut": (png(LARGE.convert("CMYK"), "JPEG")[:3000], "truncated"),
     "CMYK, nothing on it": (png(Image.new("CMYK", (50, 50)), "JPEG"), "it shows nothing"),
     "PostScript": (png(LARGE, "EPS"), "PostScript would be run"),
-    "empty": (b"", "is no image that can be read"),
-    "text": (b"seven", "is no image that can be read"),
-    "SVG": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "is no image that can be read"),
-    "npz": (NPZ, "is no image that can be read"),
-    "pickle": (pickle.dumps(PIXELS), "is no image that can be read"),
+    "empty": (b"", "cannot be read as an image"),
+    "text": (b"seven", "cannot be read as an image"),
+    "SVG": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "cannot be read as an image"),
+    "npz": (NPZ, "cannot be read as an image"),
+    "pickle": (pickle.dumps(PIXELS), "cannot be read as an image"),
     "NaN": (png(Image.new("F", (28, 28), float("nan")), "TIFF"), "NaN or infinite"),
-    "PNG without pixels": (png(LARGE).replace(b"IDAT", b"IDAX"), "is no image that can be read"),
-    "PNG of -1 by -1": (png(LARGE).replace(struct.pack(">2I", 300, 300), b"\xff" * 8), "is no image that can be read"),
-    "PNG of 0 by 0": (png(LARGE).replace(struct.pack(">2I", 300, 300), bytes(8)), "is no image that can be read"),
+    "PNG without pixels": (png(LARGE).replace(b"IDAT", b"IDAX"), "cannot be read as an image"),
+    "PNG of -1 by -1": (
+        png(LARGE).replace(struct.pack(">2I", 300, 300), b"\xff" * 8),
+        "cannot be read as an image",
+    ),
+    "PNG of 0 by 0": (png(LARGE).replace(struct.pack(">2I", 300, 300), bytes(8)), "cannot be read as an image"),
 }
 for form in ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP"):
     whole = png(LARGE, form)
     for share in (0.05, 0.3, 0.7):
-        PICTURES[f"{form} cut at {share:.0%}"] = (whole[: int(len(whole) * share)], "is no image that can be read")
+        PICTURES[f"{form} cut at {share:.0%}"] = (whole[: int(len(whole) * share)], "cannot be read as an image")
 for name, (content, words) in PICTURES.items():
     case(f"picture: {name}", words, partial(folder, {"3/good.png": png(SEVEN), "7/bad.png": content}))
 for known, unknown in (
     *(("3/a.png", unknown) for unknown in ("10/a.png", "a/a.png", "a.png", "7/a/a.png", "07/a.png", "-1/a.png")),
     *(("train/3/a.png", unknown) for unknown in ("train/10/a.png", "train/a.png", "train/7/a/a.png", "valid/7/a.png")),
 ):
-    words = "is not expected there|is no file"
+    words = "is not expected there|is not a file"
     case(f"picture in {unknown}", words, partial(folder, {known: png(SEVEN), unknown: b""}))
 case(
     "pictures twice",
@@ -328,11 +331,11 @@ case(
 )
 case("link to IDX elsewhere", "is a link that leads out", partial(with_link, name=X, target="{secret}"))
 case("relative link", "is a link that leads out", partial(with_link, name="7/link.png", target="../../secret"))
-case("link to nothing", "is no file", partial(with_link, name="7/link.png", target="gone"))
-case("link to itself", "is no file|corrupt|link", partial(with_link, name="7/link.png", target="link.png"))
+case("link to nothing", "is not a file", partial(with_link, name="7/link.png", target="gone"))
+case("link to itself", "is not a file|corrupt|link", partial(with_link, name="7/link.png", target="link.png"))
 case("link to a device", "is a link that leads out", partial(with_link, name="7/link.png", target="/dev/zero"))
-case("link to a folder around", "is no file|leads out", partial(with_link, name="7/link.png", target="{root}/batch"))
-case("pipe among the pictures", "is no file", partial(special, name="7/pipe.png"))
+case("link to a folder around", "is not a file|leads out", partial(with_link, name="7/link.png", target="{root}/batch"))
+case("pipe among the pictures", "is not a file", partial(special, name="7/pipe.png"))
 case("pipe for images", f"has no {X}", partial(special, name=X))
 case(
     "name that is not UTF-8",

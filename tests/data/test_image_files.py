@@ -189,12 +189,12 @@ NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (100, 100), dt
         pytest.param(file_of(Image.new("I;16", (50, 50), 40_000)), "it shows nothing", id="grey of 16 bits"),
         pytest.param(file_of(Image.new("L", (1, 1))), "it shows nothing", id="one pixel"),
         pytest.param(file_of(Image.new("F", (9, 9), float("nan")), "TIFF"), "some of its pixels are NaN", id="NaN"),
-        pytest.param(b"", "is no image that can be read", id="empty"),
-        pytest.param(b"Dear Sir or Madam", "is no image that can be read", id="text"),
-        pytest.param(file_of(NOISE)[:2000], "is no image that can be read: .*truncated", id="truncated"),
-        pytest.param(file_of(NOISE).replace(b"IDAT", b"IDAX"), "is no image that can be read", id="broken"),
-        pytest.param(png(12_000, 12_000), r"is no image that can be read: .*144000000 pixels", id="large"),
-        pytest.param(png(50_000, 50_000), r"is no image that can be read: .*2500000000 pixels", id="a bomb"),
+        pytest.param(b"", "cannot be read as an image", id="empty"),
+        pytest.param(b"Dear Sir or Madam", "cannot be read as an image", id="text"),
+        pytest.param(file_of(NOISE)[:2000], "cannot be read as an image: .*truncated", id="truncated"),
+        pytest.param(file_of(NOISE).replace(b"IDAT", b"IDAX"), "cannot be read as an image", id="broken"),
+        pytest.param(png(12_000, 12_000), r"cannot be read as an image: .*144000000 pixels", id="large"),
+        pytest.param(png(50_000, 50_000), r"cannot be read as an image: .*2500000000 pixels", id="a bomb"),
     ],
 )
 def test_what_shows_no_digit_is_named(content: bytes, words: str, tmp_path: Path) -> None:
@@ -208,5 +208,5 @@ def test_what_shows_no_digit_is_named(content: bytes, words: str, tmp_path: Path
 def test_a_path_without_a_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=rf"^{tmp_path / 'none.png'} does not exist$"):
         read_digit(tmp_path / "none.png")
-    with pytest.raises(InputError, match=rf"^{tmp_path} is no image that can be read: Is a directory$"):
+    with pytest.raises(InputError, match=rf"^{tmp_path} cannot be read as an image: Is a directory$"):
         read_digit(tmp_path)

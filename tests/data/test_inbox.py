@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from mnist_tasks.data.inbox import SETTLED, complete_batches, find_batches
+from mnist_tasks.data.inbox import QUIET_SECONDS, complete_batches, find_batches
 from mnist_tasks.system.errors import InputError
 from tests.helpers import without_root
 
@@ -32,7 +32,7 @@ def test_a_batch_is_complete_with_its_marker_or_when_it_has_settled(inbox: Path)
     (inbox / "folder").mkdir()
     (inbox / "folder" / "images").write_text("images")
     assert complete_batches(inbox) == {}
-    assert all(batch.complete for batch in find_batches(inbox, now=time.time() + SETTLED))
+    assert all(batch.complete for batch in find_batches(inbox, now=time.time() + QUIET_SECONDS))
 
     (inbox / "b.npz.done").touch()
     (inbox / "folder" / ".done").touch()

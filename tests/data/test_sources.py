@@ -130,7 +130,7 @@ def test_a_truncated_npz_is_refused(keep: float, npz: Path, tmp_path: Path) -> N
     kept = whole[: int(len(whole) * keep) if isinstance(keep, float) else keep]
     (tmp_path / "cut.npz").write_bytes(kept)
 
-    with pytest.raises(InputError, match=r"cut\.npz is (no \.npz file, or one cut short|corrupt or cut short)"):
+    with pytest.raises(InputError, match=r"cut\.npz is (not an \.npz file, or one cut short|corrupt or cut short)"):
         checked(tmp_path / "cut.npz")
 
 

@@ -62,7 +62,7 @@ def faint(images: UInt8, labels: UInt8) -> tuple[UInt8, UInt8]:
 BROKEN: dict[str, tuple[Callable[[UInt8, UInt8], tuple[UInt8, UInt8]], str]] = {
     "blank": (blank, r"1 of 1,000 training images show nothing: remove them: image 7"),
     "inverted": (inverted, r"1 of 1,000 training images are dark on light: invert them: image 7"),
-    "max_duplicates": (duplicates, r"11 of 1,000 training images \(1\.10%\) are there already, more than .* 1\.00%"),
+    "max_duplicates": (duplicates, r"11 of 1,000 training images \(1\.10%\) exist already, more than .* 1\.00%"),
     "conflicts": (conflict, r"1 of 1,000 training images have another label elsewhere: correct them: image 8"),
     "min_digit_share": (no_seven, r"the rarest digit, 7, has 0\.00% of the training images, less than .* 2\.00%"),
     "max_label_drift": (

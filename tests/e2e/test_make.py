@@ -249,7 +249,7 @@ def test_each_package_is_pinned_with_its_hashes(name: str) -> None:
 def test_a_clone_with_carriage_returns_asked_for_has_none(tmp_path: Path) -> None:
     """As Git for Windows clones by default, for WSL and Docker Desktop."""
     if not GIT or not (PROJECT / ".git").exists():
-        pytest.skip("Git is not installed, or this is no Git repository to clone")
+        pytest.skip("Git is not installed, or this is not a Git repository to clone")
     clone = tmp_path / "clone"
     subprocess.run([GIT, "clone", "-q", "-c", "core.autocrlf=true", str(PROJECT), clone], check=True)
 

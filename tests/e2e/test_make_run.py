@@ -170,7 +170,7 @@ def test_a_failed_run_names_the_reason(home: Path) -> None:
     [
         ("epochs=0", "failed: epochs: 0 is less than the minimum of 1"),
         ("epoch=3", "failed: epoch: unknown parameter; did you mean epochs?"),
-        ("epochs", "failed: 'epochs' is no parameter; write name=value"),
+        ("epochs", "failed: 'epochs' is not a parameter; write name=value"),
     ],
 )
 def test_a_bad_parameter_is_refused_before_airflow_starts(argument: str, words: str, tmp_path: Path) -> None:
@@ -227,7 +227,7 @@ def test_a_busy_port_is_named(port: int, tmp_path: Path) -> None:
 def test_a_bad_port_is_named(text: str, tmp_path: Path) -> None:
     assert finish(start(UP, tmp_path, PORT=text)) == (
         FAILED,
-        f"failed: PORT={text} is no port number from 1 to 65535\n",
+        f"failed: PORT={text} is not a port number from 1 to 65535\n",
     )
 
 

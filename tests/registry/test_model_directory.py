@@ -86,7 +86,7 @@ def test_who_is_champion_is_said_after_a_look(models: ModelDirectory) -> None:
     assert models.standing() == "version 1 is champion"
 
     models.link.unlink()
-    assert models.standing().startswith(f"who is champion cannot be said: {models.link} is missing")
+    assert models.standing().startswith(f"who is champion is unknown: {models.link} is missing")
 
 
 def test_a_version_is_complete_and_champion(models: ModelDirectory) -> None:
@@ -848,3 +848,26 @@ def test_a_directory_that_is_not_writable_leaves_the_champion(
     three.root.chmod(0o755)
     assert champion_number(three) == 3
     assert list(problems(three)) == []
+
+
+@pytest.mark.parametrize("write", ["retire", "rollback"])
+def test_a_reason_that_is_not_utf_8_is_written_with_escapes(write: str, three: ModelDirectory) -> None:
+    reason = b"bad \xff byte".decode("utf-8", "surrogateescape")  # as Python reads it from a command line
+
+    if write == "retire":
+        retire(three, reason, "me")
+    else:
+        rollback(three, reason=reason)
+
+    assert three.history()[-1].reason == r"bad \udcff byte"
+    assert problems(three) == []
+
+
+def test_a_reason_that_an_older_release_wrote_still_reads(three: ModelDirectory) -> None:
+    retire(three, "a test", "me")
+    text = three.history_file.path.read_text().replace("a test", r"bad \udcff byte")
+    three.history_file.path.write_text(text)
+
+    assert three.champion_history().retired == 3
+    assert three.history()[-1].reason == r"bad \udcff byte"
+    assert problems(three) == []

@@ -1,4 +1,4 @@
-"""Any sequence of publishing, going back, retiring, pruning, damage and kills can be mended by `repair`.
+"""Any sequence of publishing, going back, retiring, pruning, damage and kills can be fixed by `repair`.
 
 A state machine of hypothesis tries such sequences with small files that stand in for models. Beside the directory it
 keeps what it knows to be so: what each version's files were, which were champion, and which somebody has retired.

@@ -141,9 +141,9 @@ def read_errors_named(path: Path) -> Iterator[None]:
 def _reason(error: Exception) -> str:
     """What the standard library says, unless it may repeat what it has read: who knows what file this is."""
     if isinstance(error, gzip.BadGzipFile):
-        return "it is no gzip file, or its checksum differs"
+        return "it is not a gzip file, or its checksum differs"
     if isinstance(error, zipfile.BadZipFile) and not str(error).startswith("Bad CRC-32"):
-        return "it is no zip file, or its parts do not fit together"
+        return "it is not a zip file, or its parts do not fit together"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     plain = (HeaderError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError)

@@ -96,7 +96,7 @@ def _idx_header(file: BinaryIO | gzip.GzipFile, path: Path, expected: int) -> li
     magic, *shape = struct.unpack(f">{1 + dimensions}I", header)
     if magic != expected:
         # Other bytes than an IDX file's are not repeated: who knows what file this is.
-        found = f"starts with {magic:#010x}" if magic in (IDX_IMAGES, IDX_LABELS) else "is no IDX file"
+        found = f"starts with {magic:#010x}" if magic in (IDX_IMAGES, IDX_LABELS) else "is not an IDX file"
         raise InputError(f"{printable(path)} {found}; an IDX file of {kind} starts with {expected:#010x}")
     if kind == "images" and tuple(shape[1:]) != IMAGE_SHAPE:
         raise InputError(f"{printable(path)} announces shape {tuple(shape)}; images need shape (n, 28, 28)")

@@ -57,7 +57,7 @@ def _opened_zip(file: BinaryIO, path: Path) -> zipfile.ZipFile:
         if is_transient(error):  # it takes whatever goes wrong while it looks for the directory for a file without one
             raise
         raise InputError(
-            f"{printable(path)} is no .npz file, or one cut short: it has no zip directory at its end"
+            f"{printable(path)} is not an .npz file, or one cut short: it has no zip directory at its end"
         ) from error
 
 

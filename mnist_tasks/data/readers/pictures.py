@@ -55,7 +55,9 @@ def _labelled(root: Path) -> list[tuple[int, Path]]:
             raise InputError(f"{printable(path)} is not expected there: a folder of pictures has folders 0 to 9")
         for picture in _entries(path):
             if not picture.is_file():
-                raise InputError(f"{printable(path / picture.name)} is no file: a digit's folder holds pictures only")
+                raise InputError(
+                    f"{printable(path / picture.name)} is not a file; a digit's folder holds only pictures"
+                )
             pictures.append((int(entry.name), path / picture.name))
     return pictures
 
