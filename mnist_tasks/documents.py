@@ -1,8 +1,9 @@
 """What one task writes and another, a page or the command line reads: one pydantic model for each file.
 
-The writer and every reader share the model. A file of an older release still reads: a field that it lacks has a
-default. Fields that a newer release has added are kept, so that a version that is published again loses nothing. A file
-that is damaged ends in one error, which names the file, the problem and the way out.
+This file is longer than others because it holds all of them. The writer and every reader share the model. A file of an
+older release still reads: a field that it lacks has a default. Fields that a newer release has added are kept, so that
+a version that is published again loses nothing. A file that is damaged ends in one error, which names the file, the
+problem and the way out.
 
 Fractions are in [0, 1], losses in nats, digests SHA-256 in hexadecimal, times ISO 8601 with a time zone.
 """

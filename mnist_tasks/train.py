@@ -25,7 +25,8 @@ from mnist_tasks.system.tensorflow_setup import distribution, precision, use_dev
 from mnist_tasks.training.architectures import export, published_model, trainable_model, weights_sha256
 from mnist_tasks.training.checkpoint import Checkpoint, Progress
 from mnist_tasks.training.fingerprint import SETTINGS_WITHOUT_EFFECT_ON_WEIGHTS, fingerprint
-from mnist_tasks.training.loop import Epoch, Indices, build, fit
+from mnist_tasks.training.image_chunks import Indices
+from mnist_tasks.training.loop import Epoch, build, fit
 from mnist_tasks.training.provenance import git_commit, hardware, kernel_variables, library_versions
 from mnist_tasks.training.tensorboard import EventFiles
 

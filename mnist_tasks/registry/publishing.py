@@ -78,23 +78,30 @@ def publish(
                 f"{version_name(replaces)}; clear the evaluate task to compare them again"
             )
         if version is None or not can_become_champion(models, history, version):
-            metadata = Metadata.model_validate(
-                {
-                    **training.to_json_value(),
-                    "run_id": decision.run_id,
-                    "signatures": evaluation.signatures,
-                    "test_accuracy": decision.candidate_accuracy,
-                    "forced": decision.forced,
-                    "approved_by": decision.approval.by if decision.approval else None,
-                    "event": "forced" if decision.forced else "promoted",
-                    "published_by": published_by,
-                    "replaces": replaces,
-                    "reason": decision.reason,
-                }
-            )
+            metadata = _metadata(training, evaluation, decision, published_by, replaces)
             version = write_version(models, history, files, digests, metadata, evaluation, decision)
         models.set_champion(version)
         return version
+
+
+def _metadata(
+    training: Training, evaluation: Evaluation, decision: DecisionRecord, published_by: str, replaces: int | None
+) -> Metadata:
+    """What `metadata.json` says, before the version has a number and digests."""
+    return Metadata.model_validate(
+        {
+            **training.to_json_value(),
+            "run_id": decision.run_id,
+            "signatures": evaluation.signatures,
+            "test_accuracy": decision.candidate_accuracy,
+            "forced": decision.forced,
+            "approved_by": decision.approval.by if decision.approval else None,
+            "event": "forced" if decision.forced else "promoted",
+            "published_by": published_by,
+            "replaces": replaces,
+            "reason": decision.reason,
+        }
+    )
 
 
 def write_version(

@@ -15,7 +15,8 @@ import numpy as np
 
 from mnist_tasks.system.errors import is_transient
 from mnist_tasks.system.files import write_atomically
-from mnist_tasks.training.loop import Array, Epoch
+from mnist_tasks.training.image_chunks import Array
+from mnist_tasks.training.loop import Epoch
 
 if TYPE_CHECKING:
     import keras

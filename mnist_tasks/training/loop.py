@@ -23,19 +23,15 @@ from __future__ import annotations
 
 import logging
 import math
-import mmap
-import os
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from mnist_tasks.system.errors import InputError, TrainingDivergedError
+from mnist_tasks.training.image_chunks import Array, ChunkReader, Indices, chunk_reader
 
 if TYPE_CHECKING:
     import keras
@@ -43,19 +39,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-Array = npt.NDArray[Any]
-Indices = npt.NDArray[np.integer]
-
-# Splits an order of images into chunks for the graph. Each chunk has images and labels on the devices, the indices in
-# them to take one after another, and how many of these count.
-ChunkReader = Callable[[Indices], Iterator[tuple[Any, Any, int]]]
-
 FIRST_CALL_STEPS = 1  # how long a step takes is not known yet
 CALL_SECONDS = 1.0
 PROGRESS_SECONDS = 30  # between lines about an epoch that takes longer
-CHUNK_BYTES = 8 * 2**20  # the next is read while the graph trains on one; larger ones are not faster
-CHUNKS_IN_MEMORY = 4  # at most: one to train on, the one before, and the next as an array and as a tensor
-ALIGNMENT = 64  # bytes; what TensorFlow's CPU kernels expect of a tensor that they did not allocate
 
 
 @dataclass(frozen=True)
@@ -134,19 +120,9 @@ def fit(
         TrainingDivergedError: as soon as the loss is not a finite number, naming epoch and step.
     """
     indices = np.arange(len(labels)) if indices is None else indices
-    replicas = model.distribute_strategy.num_replicas_in_sync
-    held_out = 0 if validation_indices is None else len(validation_indices)
-    for size in (batch_size, len(indices) % batch_size, held_out % batch_size):
-        if size % replicas:
-            raise InputError(
-                f"a batch of {size:,} images cannot be split evenly over {replicas} devices; use a batch_size of which "
-                f"this is not the remainder, divisible by {replicas}"
-            )
+    _check_even_split(model, batch_size, indices, validation_indices)
     build(model, images, labels)  # no variable can be made inside the graph
-    if images.nbytes + labels.nbytes <= image_memory:
-        chunks = _resident(model.distribute_strategy, images, labels)
-    else:
-        chunks = _streamed(model.distribute_strategy, images, labels, batch_size, image_memory)
+    chunks = chunk_reader(model.distribute_strategy, images, labels, batch_size, image_memory)
     train_epoch, validate = (
         StepRunner(model, step, chunks, batch_size) for step in (model.train_step, model.test_step)
     )
@@ -159,16 +135,30 @@ def fit(
             )
         speed = len(indices) / (time.perf_counter() - start)
         if validation_indices is not None:
-            measured, _, loss = validate(validation_indices)
-            if not math.isfinite(loss):
-                raise TrainingDivergedError(
-                    f"the validation loss is {loss} after epoch {number}; use a lower learning rate"
-                )
-            metrics |= {f"val_{name}": value for name, value in measured.items()}
+            metrics |= _validation_metrics(validate, validation_indices, number)
         if number == epochs:
             with model.distribute_strategy.scope():
                 model.optimizer.finalize_variable_values(model.trainable_variables)
         yield Epoch(number, metrics, time.perf_counter() - start, speed)
+
+
+def _validation_metrics(validate: StepRunner, indices: Indices, epoch: int) -> dict[str, float]:
+    """The metrics on the validation images, with the prefix that Keras uses."""
+    metrics, _, loss = validate(indices)
+    if not math.isfinite(loss):
+        raise TrainingDivergedError(f"the validation loss is {loss} after epoch {epoch}; use a lower learning rate")
+    return {f"val_{name}": value for name, value in metrics.items()}
+
+
+def _check_even_split(model: keras.Model, batch_size: int, *orders: Indices | None) -> None:
+    """Raise an `InputError` if a batch, or the last one of an order, cannot be split evenly over the devices."""
+    replicas = model.distribute_strategy.num_replicas_in_sync
+    for size in (batch_size, *(len(order) % batch_size for order in orders if order is not None)):
+        if size % replicas:
+            raise InputError(
+                f"a batch of {size:,} images cannot be split evenly over {replicas} devices; use a batch_size of which "
+                f"this is not the remainder, divisible by {replicas}"
+            )
 
 
 class StepRunner:
@@ -241,79 +231,3 @@ class StepRunner:
         results = self.model.get_metrics_result()
         metrics = {name: float(results[name]) for name in ["loss", *sorted(results.keys() - {"loss"})]}
         return metrics, math.ceil(done / self.batch_size), loss
-
-
-def _resident(strategy: tf.distribute.Strategy, *arrays: Array) -> ChunkReader:
-    """All data on the devices, once: one chunk for a whole order."""
-    import tensorflow as tf
-
-    data = tuple(_on_devices(strategy, array) for array in arrays)
-
-    def chunks(order: Indices) -> Iterator[tuple[Any, Any, int]]:
-        yield data, tf.constant(order, tf.int32), len(order)
-
-    return chunks
-
-
-def _streamed(
-    strategy: tf.distribute.Strategy, images: Array, labels: Array, batch_size: int, image_memory: float
-) -> ChunkReader:
-    """Whole batches of the order at a time, read ahead by a thread. The last chunk is padded with arbitrary values."""
-    import tensorflow as tf
-
-    batch_bytes = batch_size * (images.nbytes + labels.nbytes) / len(labels)
-    if image_memory < CHUNKS_IN_MEMORY * batch_bytes:
-        raise InputError(
-            f"image_memory: {image_memory / 1e6:,.1f} MB cannot hold the {CHUNKS_IN_MEMORY} batches of {batch_size:,} "
-            f"images that streaming needs; allow {CHUNKS_IN_MEMORY * batch_bytes / 1e6:,.1f} MB or use a smaller "
-            "batch_size"
-        )
-    size = max(1, int(min(CHUNK_BYTES, image_memory / CHUNKS_IN_MEMORY) / batch_bytes)) * batch_size
-
-    def read(indices: Indices) -> tuple[Array, ...]:
-        return tuple(_rows_of(array, indices, size) for array in (images, labels))
-
-    def chunks(order: Indices) -> Iterator[tuple[Any, Any, int]]:
-        positions = tf.range(size)
-        with ThreadPoolExecutor(1, "read-ahead") as reader:
-            coming = reader.submit(read, order[:size])
-            for start in range(0, len(order), size):
-                data = tuple(_on_devices(strategy, array) for array in coming.result())
-                coming = reader.submit(read, order[start + size : start + 2 * size])
-                yield data, positions, min(size, len(order) - start)
-
-    return chunks
-
-
-def _rows_of(array: Array, indices: Indices, size: int) -> Array:
-    """A copy of these rows of an array, padded to `size` rows with arbitrary values.
-
-    Of a memory map they are read from its file: in the map, each would bring its neighbours into the process's memory.
-    """
-    copy = np.empty((size, *array.shape[1:]), array.dtype)
-    if isinstance(array, np.memmap) and isinstance(array.base, mmap.mmap) and array.ndim > 1:
-        with Path(array.filename).open("rb", buffering=0) as file:
-            for target, row in zip(copy, indices.tolist(), strict=False):
-                os.preadv(file.fileno(), [target], array.offset + row * array.strides[0])
-    else:
-        copy[: len(indices)] = array[indices]
-    return copy
-
-
-def _on_devices(strategy: tf.distribute.Strategy, array: Array) -> Any:
-    """The array as a tensor on each device of this process; on the CPU without a copy, where the memory allows it."""
-    import tensorflow as tf
-
-    shareable = array.flags.c_contiguous and array.flags.writeable and array.ctypes.data % ALIGNMENT == 0
-    with tf.device("CPU:0"):
-        tensor = tf.experimental.dlpack.from_dlpack(array.__dlpack__()) if shareable else tf.constant(array)
-    if not tf.distribute.has_strategy() and strategy is tf.distribute.get_strategy():
-        with tf.device("GPU:0" if tf.config.list_logical_devices("GPU") else "CPU:0"):
-            return tf.identity(tensor)
-    devices = iter(strategy.extended.worker_devices)
-
-    def on_next_device(_: Any) -> tf.Tensor:
-        with tf.device(next(devices)):
-            return tf.identity(tensor)
-
-    return strategy.experimental_distribute_values_from_function(on_next_device)

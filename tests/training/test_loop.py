@@ -19,7 +19,7 @@ import tensorflow as tf
 
 from mnist_tasks.data.dataset import Digits
 from mnist_tasks.system.errors import InputError, TrainingDivergedError
-from mnist_tasks.training import keras_layers
+from mnist_tasks.training import image_chunks, keras_layers
 from mnist_tasks.training import loop as fit_module
 from mnist_tasks.training.loop import Epoch, StepRunner, fit
 from tests.helpers import Array
@@ -119,15 +119,15 @@ def test_a_memory_map_is_not_copied(images: Array, tmp_path: Path) -> None:
     np.save(tmp_path / "images.npy", images)
     mapped = np.load(tmp_path / "images.npy", mmap_mode="c")
 
-    tensor = fit_module._on_devices(tf.distribute.get_strategy(), mapped)
+    tensor = image_chunks.on_devices(tf.distribute.get_strategy(), mapped)
     mapped[0, 0, 0] = 7
 
     assert float(tensor[0, 0, 0]) == 7
 
 
-@pytest.mark.parametrize("batches_in_a_piece", [1, 3])
+@pytest.mark.parametrize("batches_in_a_chunk", [1, 3])
 def test_streamed_data_give_the_same_bits(
-    batches_in_a_piece: int, images: Array, labels: Array, tmp_path: Path
+    batches_in_a_chunk: int, images: Array, labels: Array, tmp_path: Path
 ) -> None:
     np.save(tmp_path / "images.npy", images)
     mapped = np.load(tmp_path / "images.npy", mmap_mode="c")
@@ -135,7 +135,7 @@ def test_streamed_data_give_the_same_bits(
     options = {"indices": np.arange(100, 900), "validation_indices": np.arange(50, 100)}
     streamed, resident = (new_model("adam", batch_normalization=True) for _ in range(2))
 
-    memory = fit_module.CHUNKS_IN_MEMORY * batches_in_a_piece * batch
+    memory = image_chunks.CHUNKS_IN_MEMORY * batches_in_a_chunk * batch
     epochs = train(streamed, mapped, labels, image_memory=memory, **options)
 
     expected = train(resident, images, labels, **options)
@@ -156,7 +156,7 @@ def test_streaming_leaves_no_page_of_a_memory_map_in_the_process(tmp_path: Path)
         return int(re.findall(r"^RssFile:\s+(\d+) kB$", status, re.MULTILINE)[0]) // 1024
 
     before = resident()
-    copy = fit_module._rows_of(mapped, np.random.default_rng(1).permutation(20_000), 20_000)
+    copy = image_chunks.rows_of(mapped, np.random.default_rng(1).permutation(20_000), 20_000)
 
     assert resident() < before + 10
     assert sorted(copy[:, 5, 5]) == list(range(20_000))
