@@ -53,9 +53,11 @@ up: ready
 test: ready-dev
 	$(PLAIN) -m pytest -m "not slow and not stack" $(WORKERS) --dist worksteal
 
-# The end-to-end tests stay on one worker (see tests/conftest.py). pyproject.toml says what --cov measures.
+# Coverage is measured without the slow tests: they take much longer under it. The end-to-end tests stay on one worker
+# (see tests/conftest.py).
 test-all: ready-dev
-	$(PLAIN) -m pytest $(WORKERS) --dist loadgroup --cov
+	$(PLAIN) -m pytest -m "not slow and not stack" $(WORKERS) --dist worksteal --cov
+	$(PLAIN) -m pytest -m "slow and not stack" $(WORKERS) --dist loadgroup
 
 check: ready-dev
 	$(PLAIN) -m ruff check .
