@@ -65,7 +65,7 @@ class Workspace:
         return folder
 
     def run_folder(self, run_id: str) -> Path:
-        """Where a run's working files are, or would be.
+        """The folder of a run's working files, whether it exists or not.
 
         Raises:
             InputError: if the run id is not a plain name and could lead out of the folder.
@@ -88,7 +88,7 @@ class Workspace:
         return self.datasets / digest
 
     def prepare(self) -> None:
-        """Make the folders and try out what writing to each needs, before any work is done that could not be kept.
+        """Make the folders and try out everything that writing to them needs, before any work is done.
 
         Raises:
             InputError: naming the folder, what cannot be done there or how much space it lacks, and the way out.

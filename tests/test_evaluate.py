@@ -62,7 +62,9 @@ def test_what_is_measured_on_is_what_was_loaded(name: str, run: Path, dataset: P
     array[len(array) // 2 :] = 0
     array.flush()
 
-    with pytest.raises(InputError, match=r"does not hold the dataset's images|no longer holds what it is named after"):
+    with pytest.raises(
+        InputError, match=r"no longer holds the dataset's images|no longer has the content that it is named after"
+    ):
         evaluate(dataset, run, workspace.models)
     assert not (run / "evaluation.json").exists()
 
@@ -342,7 +344,9 @@ def test_a_figure_that_fails_costs_a_line_and_not_the_night(
     (line,) = (record.getMessage() for record in caplog.records if record.levelno == logging.WARNING)
     figure = {"training_curves": "training", "confusion_matrix": "confusion", "worst_mistakes": "mistakes"}.get(name)
     path = f"figures/{figure or 'recall'}.png"
-    assert line == f"{Path(path).name} is not drawn, and all goes on without it: RuntimeError: latex could not be found"
+    assert (
+        line == f"{Path(path).name} is not drawn; the task goes on without it: RuntimeError: latex could not be found"
+    )
     assert not (run / path).exists()  # nor the one of an earlier try
     version = ModelDirectory(workspace.models).version("1")
     assert (path in version.card(), version.card().count("![")) == (False, 3)

@@ -122,7 +122,7 @@ def test_a_file_with_other_values_is_written_again_and_never_used(
     whole = path.read_bytes()
     damage(path)
 
-    with pytest.raises(InputError, match=rf"{path.name} is missing, or does not hold .*; clear the normalize task"):
+    with pytest.raises(InputError, match=rf"{path.name} is missing, or no longer holds .*; clear the normalize task"):
         dataset.verify(split)
     assert not normalize(folder).reused
     assert path.read_bytes() == whole
@@ -137,7 +137,7 @@ def test_other_raw_arrays_than_load_wrote_are_never_used(name: str, folder: Path
 
     for call in (lambda: normalize(folder), lambda: Dataset(folder).verify("train")):
         with pytest.raises(
-            InputError, match=rf"{folder} no longer holds what it is named after: .*; clear the load task"
+            InputError, match=rf"{folder} no longer has the content that it is named after: .*; clear the load task"
         ):
             call()
 

@@ -220,7 +220,9 @@ def test_what_is_trained_on_is_what_was_loaded(name: str, dataset: Path, workspa
     array[len(array) // 2 :] = 0
     array.flush()
 
-    with pytest.raises(InputError, match=r"does not hold the dataset's images|no longer holds what it is named after"):
+    with pytest.raises(
+        InputError, match=r"no longer holds the dataset's images|no longer has the content that it is named after"
+    ):
         train(dataset, TrainConfig(epochs=1), workspace.run("bad"))
     assert not any(workspace.run("bad").iterdir())
 

@@ -19,9 +19,9 @@ CHUNK = 2048  # rows at a time: 1.6 MB of raw images
 
 @dataclass(frozen=True)
 class ArrayFile:
-    """An `.npy` file that is read a piece at a time, so that memory does not grow with it.
+    """An `.npy` file that is read in pieces, so that memory does not grow with it.
 
-    Not through a lasting memory map: pages of a map that were touched count as the process' own.
+    It is not a memory map: the pages of a map that were touched count as the process' memory.
     """
 
     path: Path
@@ -58,8 +58,8 @@ class ArrayFile:
         """All rows in order, `CHUNK` at a time.
 
         Raises:
-            InputError: if the file has been cut short meanwhile. An error of the system stays what it is, unlike with
-                `numpy.fromfile`, which takes it for the end of the file.
+            InputError: if the file has been cut short meanwhile. Errors of the system are raised unchanged, while
+                `numpy.fromfile` takes them for the end of the file.
         """
         with self.path.open("rb") as file:
             file.seek(self.offset)
@@ -81,7 +81,7 @@ class ArrayFile:
         return rows
 
     def all(self) -> npt.NDArray[Any]:
-        """All rows in memory: for labels."""
+        """All rows in memory; meant for labels."""
         return np.concatenate([np.empty((0, *self.shape[1:]), self.dtype), *self.chunks()])
 
 
@@ -90,7 +90,7 @@ class HeaderError(ValueError):
 
 
 def npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """Shape, whether it is in Fortran's order, and dtype of the `.npy` content that a file goes on with.
+    """Read the header of an `.npy` file: its shape, whether it is in Fortran order, and its dtype.
 
     Raises:
         HeaderError: if it is not a header.
@@ -100,7 +100,7 @@ def npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
             shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(file)
         else:
             shape, fortran_order, dtype = np.lib.format.read_array_header_2_0(file)
-    # The header is Python source, and so are its errors; Python calls one that nests too deep out of memory.
+    # The header is Python source, and its errors are Python's. Python calls a header that nests too deep out of memory.
     except (SyntaxError, TokenError, TypeError, ValueError, RecursionError, MemoryError):
         raise HeaderError("bad header of an array") from None
     if any(side < 0 for side in shape):
@@ -109,7 +109,7 @@ def npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
 
 
 def open_array(path: Path, task: str = "load") -> npt.NDArray[Any]:
-    """Memory-map an `.npy` file that the named task wrote; what is written to the array stays in the process."""
+    """Memory-map an `.npy` file that the named task wrote. Changes of the array stay in the process."""
     try:
         array: npt.NDArray[Any] = np.load(path, mmap_mode="c", allow_pickle=False)
     except (OSError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""What a batch and a dataset look like: a contact sheet and the mean image of each digit, as PNG."""
+"""Draw a contact sheet of a batch and the mean image of each digit of a dataset, as PNG."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PAPER, TEXT, MARK = "white", "black", "#D55E00"  # the mark is Okabe and Ito's v
 
 
 def choose(labels: UInt8, doubted: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
-    """The positions that a contact sheet shows: of each digit the doubted ones first, then others evenly spread."""
+    """The positions that a contact sheet shows: for each digit the doubted ones first, then others evenly spread."""
     chosen = []
     for digit in range(DIGITS):
         of_digit = np.flatnonzero(labels == digit)
@@ -30,7 +30,7 @@ def choose(labels: UInt8, doubted: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]
 
 
 def contact_sheet(images: UInt8, labels: UInt8, doubted: npt.NDArray[np.bool_], path: Path) -> None:
-    """A row for each digit with the images that bear it as a label; those of which the label is doubted are framed.
+    """Draw a row for each digit with the images that have it as a label. Images with a doubted label are framed.
 
     Args:
         images: uint8 of shape (n, 28, 28), at most `COLUMNS` of each digit; shown dark on light.
@@ -52,7 +52,7 @@ def contact_sheet(images: UInt8, labels: UInt8, doubted: npt.NDArray[np.bool_], 
 
 
 def mean_images(means: npt.NDArray[np.float64], path: Path) -> None:
-    """The mean image of each digit side by side, from means of shape (10, 28, 28) in 0 to 255; dark on light."""
+    """Draw the mean images side by side, from means of shape (10, 28, 28) in 0 to 255; dark on light."""
     row = np.concatenate(list(255 - np.nan_to_num(means)), axis=1).round().astype(np.uint8)
     picture = Image.fromarray(row)
     picture.resize((row.shape[1] * SCALE, row.shape[0] * SCALE), Image.Resampling.NEAREST).save(path, "PNG")

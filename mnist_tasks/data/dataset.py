@@ -42,7 +42,7 @@ class Digits:
     y_test: UInt8
 
     def digest(self) -> str:
-        """What a dataset's folder with these digits is named after."""
+        """The digest that a dataset's folder with these digits is named after."""
         arrays = {name: getattr(self, name) for name in ARRAYS}
         return content_digest({name: (array.shape, [np.ascontiguousarray(array)]) for name, array in arrays.items()})
 
@@ -63,7 +63,7 @@ def content_digest(arrays: Mapping[str, tuple[tuple[int, ...], Iterable[UInt8]]]
 
 
 def folder_digest(folder: Path) -> str:
-    """The content digest of the arrays that lie in a folder; raises as `ArrayFile.open`."""
+    """The content digest of the arrays in a folder; raises the errors of `ArrayFile.open`."""
     files = {name: ArrayFile.open(folder / f"{name}.npy") for name in ARRAYS}
     return content_digest({name: (file.shape, file.chunks()) for name, file in files.items()})
 
@@ -81,7 +81,7 @@ def digest_of_test_set(folder: Path, images: int) -> str:
 
 
 def test_set_digest(images: int, chunks: Iterable[UInt8]) -> str:
-    """SHA-256 of a test set: how many images it has, then these, then their labels, in chunks."""
+    """SHA-256 over the number of images of a test set, the images and the labels, in chunks."""
     total = hashlib.sha256(f"{images}\n".encode())
     for chunk in chunks:
         total.update(np.ascontiguousarray(chunk).data)
@@ -154,25 +154,25 @@ class Dataset:
         return self.array(f"y_{split}")
 
     def verify(self, split: Split) -> None:
-        """Make sure that a split's normalized images, and all raw arrays, are those that `load` named by their digest.
+        """Check that all raw arrays, and a split's normalized images, are those that the digest names.
 
-        All of them are read once, in pieces, in some tenths of a second for MNIST. Whoever trains or measures on a
-        dataset asks this first.
+        All of them are read once, in pieces, in some tenths of a second for MNIST. Call it before training or measuring
+        on a dataset.
 
         Raises:
-            InputError: naming what was changed since, and the task that writes it again.
+            InputError: naming what has changed since, and the task that writes it again.
         """
         for path in map(self.normalized_path, self.not_normalized(split)):
             raise InputError(
-                f"{path} is missing, or does not hold the dataset's images any more; clear the normalize task to write "
-                "it again"
+                f"{path} is missing, or no longer holds the dataset's images; clear the normalize task to write it "
+                "again"
             )
 
     def not_normalized(self, *splits: Split) -> list[Split]:
-        """Those of the splits whose normalized images are missing or not exactly what the raw ones come to.
+        """The splits whose normalized images are missing, or differ from the raw images divided by 255.
 
         Raises:
-            InputError: if the raw arrays are not those that the folder is named after.
+            InputError: if the raw arrays do not have the digest that the folder is named after.
         """
         files = {name: ArrayFile.open(self.folder / f"{name}.npy") for name in ARRAYS}
         wrong: list[Split] = []
@@ -182,13 +182,13 @@ class Dataset:
             arrays[f"x_{split}"] = raw.shape, self._compared(split, raw, wrong)
         if (digest := content_digest(arrays)) != self.digest:
             raise InputError(
-                f"{self.folder} no longer holds what it is named after: its content digest is {digest}; clear the load "
-                "task to write it again"
+                f"{self.folder} no longer has the content that it is named after: its digest is {digest}; clear the "
+                "load task to write it again"
             )
         return wrong
 
     def _compared(self, split: Split, raw: ArrayFile, wrong: list[Split]) -> Iterator[UInt8]:
-        """The raw images of a split; it is added to `wrong` if its normalized images are others."""
+        """The raw images of a split. The split is added to `wrong` if its normalized images differ."""
         try:
             images = ArrayFile.open(self.normalized_path(split), "normalize")
         except InputError:

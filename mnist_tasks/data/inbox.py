@@ -1,15 +1,15 @@
-"""The inbox: a folder to which labelled batches are dropped at any time, and which of them are complete.
+"""The inbox: a folder that labelled batches are put into at any time, and which of them are complete.
 
-A batch is a file or a folder in any form of a source of one's own (see `sources`). It is only ever read: never moved,
-changed or removed. One half-way through being copied must not be read, so a batch is complete when
+A batch is a file or a folder in any form that a source may have (see `sources`). It is only read: never moved, changed
+or removed. A batch that is still being copied must not be read. So a batch is complete when
 
 - its marker is there: the empty file `NAME.done` beside the batch NAME, or `.done` in the batch's folder; or
 - nothing in it has changed for `QUIET_SECONDS`. What counts is the time of the last change that the file system keeps
   (ctime), which a copy that preserves the original's dates cannot set.
 
-Names that start with a dot are not looked at: a writer may also fill `.NAME` and then rename it.
+Names that start with a dot are ignored: a writer may also fill `.NAME` and then rename it.
 
-Imports neither NumPy nor TensorFlow: Airflow's triggerer looks at the inbox, too.
+This module imports neither NumPy nor TensorFlow, because Airflow's triggerer uses it, too.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ DONE = ".done"
 
 @dataclass(frozen=True)
 class Batch:
-    """Something that was dropped into the inbox, and whether it is complete."""
+    """A file or folder in the inbox, and whether it is complete."""
 
     path: Path
     complete: bool
 
     @property
     def name(self) -> str:
-        """Its name as logs and JSON can take it: bytes that are not UTF-8 are escaped."""
+        """Its name for logs and JSON: bytes that are not UTF-8 are escaped."""
         return printable(self.path.name)
 
 
@@ -72,9 +72,9 @@ def find_batches(inbox: Path, now: float | None = None) -> list[Batch]:
 
 
 def complete_batches(inbox: Path) -> dict[str, str]:
-    """The complete batches by name, each with a stamp that is another one once the batch's files are others.
+    """The complete batches by name, each with a stamp that changes when the batch's files change.
 
-    Without an inbox there are none.
+    Without an inbox it is empty.
 
     Raises:
         InputError: if the inbox cannot be read.
@@ -110,7 +110,7 @@ def _is_complete(path: Path, now: float) -> bool:
 
 
 def _stamp(path: Path) -> str:
-    """From the names, sizes and times of a batch's files: its content is for `load` to read."""
+    """A digest of the names, sizes and times of a batch's files; only `load` reads their content."""
     digest = hashlib.sha256()
     # In the order of their paths, as earlier releases had it: a stamp that changes starts a run.
     for entry in sorted(walk(path)):

@@ -4,7 +4,8 @@ Images are compared by their cosine, centred and pooled to 14x14. What the numbe
 10,000 of MNIST's training images as the reference (`python -m benchmarks.data`): all five neighbours bear the
 label of 83 % of MNIST's test images, and of 49 % of the UCI's handwritten digits, which other people wrote with other
 pens (scikit-learn's `load_digits`, enlarged and prepared as pictures are). Of the same digits transposed, mirrored or
-turned by 90 or 180 degrees they do so of at most 28 and 19 %. So another way up is better only if digits stand so.
+turned by 90 or 180 degrees they do so for at most 28 and 19 %. So another way up is better only if the digits stand
+that way.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ UPRIGHT_AGREEMENT = 0.6  # from here on no other way up needs to be tried: twice
 
 Indices = npt.NDArray[np.intp]
 
-# What brings images upright that stand in another way, by the words for it.
+# How to bring images upright that stand another way, by the words for it.
 TURNS: dict[str, Callable[[UInt8], UInt8]] = {
     "transposed, as EMNIST stores them: transpose them, x.swapaxes(1, 2)": lambda x: x.swapaxes(1, 2),
     "mirrored left to right: mirror them, x[:, :, ::-1]": lambda x: x[:, :, ::-1],
@@ -44,7 +45,7 @@ TURNS: dict[str, Callable[[UInt8], UInt8]] = {
 def features(images: UInt8) -> Float32:
     """Each image centred, pooled to 14x14 and scaled to length 1, so that a product of two is their cosine.
 
-    Centred means moved by whole pixels until its centre of mass is at pixel 14, as MNIST's are; a blank one is all 0.
+    Centring moves an image by whole pixels until its centre of mass is at pixel 14, as in MNIST. A blank image gives 0.
     """
     side, *_ = IMAGE_SHAPE
     count, weights = len(images), images.reshape(len(images), -1).astype(np.float32)
@@ -75,7 +76,7 @@ def evenly_spread(count: int, limit: int) -> Indices:
 
 @dataclass(frozen=True)
 class Reference:
-    """What new labels are compared with: features and labels of images spread evenly over known ones."""
+    """Features and labels of known images, evenly spread over all of them, to compare new labels with."""
 
     features: Float32
     labels: UInt8
@@ -92,7 +93,7 @@ class Reference:
         return np.flatnonzero(unanimous & (digits != labels))
 
     def way_up(self, images: UInt8, labels: UInt8) -> WayUp:
-        """Whether the images agree better with the reference once they are turned another way."""
+        """Whether the images agree better with the reference if they are turned another way."""
         upright = self._agreement(images, labels)
         if upright >= UPRIGHT_AGREEMENT:
             return WayUp(upright, 0, "", len(labels))
@@ -120,10 +121,10 @@ class Reference:
 
 @dataclass(frozen=True)
 class WayUp:
-    """How many of some images the reference agrees with, as they stand and as the best other way up has them."""
+    """The share of images whose labels the reference agrees with, as they stand and in the best other way up."""
 
     upright: float
-    turned: float  # 0 if none was tried
+    turned: float  # 0 if no other way was tried
     words: str  # what they look like that way, and how to fix them
     images: int
 

@@ -22,7 +22,7 @@ Keys = npt.NDArray[np.uint64]
 
 
 def keys(images: UInt8) -> Keys:
-    """64 bits of a hash of each image: among a million, two different ones agree once in 40 million data sets."""
+    """64 bits of a hash of each image. Among a million images two different ones agree once in 40 million data sets."""
     digests = b"".join(hashlib.blake2b(image.data, digest_size=8).digest() for image in np.ascontiguousarray(images))
     return np.frombuffer(digests, np.uint64)
 

@@ -1,7 +1,7 @@
-"""The rules that data must pass before a model is trained on it, each with value, bound and verdict as in the gate.
+"""Check data by rules before a model is trained on it, each with value, bound and verdict as in the gate.
 
-A source that breaks one fails the run, a batch is left out of it. Every rule is checked, so that the report names all
-that is wrong. What the bounds rest on was measured on MNIST (`python -m benchmarks.data`):
+A source that breaks a rule fails the run; a batch that breaks one is left out. Every rule is checked, so that the
+report names everything that is wrong. The bounds rest on measurements with MNIST (`python -m benchmarks.data`):
 
 - `max_wrong_labels`: a label is contradicted if all nearest images of the source bear one other digit (see
   `neighbours`). Of 3,000 digits held out of MNIST's training set 0.5 to 0.9 % are contradicted (6 draws), with 5 %
@@ -75,7 +75,7 @@ def validate(
     unknown: Sequence[Split] = SPLITS,
     fixed_test_images: int | None = None,
 ) -> Verdicts:
-    """Check what is new against itself and against what is known.
+    """Check new images against each other and against known ones.
 
     Args:
         new: a source's splits, or a batch's, with one or both of them.

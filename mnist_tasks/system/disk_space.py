@@ -1,4 +1,4 @@
-"""Full disks by name: whether a run fits before it starts; an error that says where, what is free and the way out."""
+"""Check that a run fits on the disk before it starts, and explain the errors of a full disk."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from mnist_tasks.system.errors import InputError, TaskError
 
 MB = 10**6
 
-# A raw image with its label, and the same image as float32; `dataset` has the shape, but importing it takes NumPy.
+# Bytes of a raw image with its label, and of the same image as float32. `dataset` has the shape, but imports NumPy.
 RAW, NORMALIZED = 28 * 28 + 1, 4 * 28 * 28
 
-# What the smallest recipe's run leaves at least: model.keras, SavedModel, checkpoint, golden images and figures in its
-# folder, and the copies that are published.
+# Bytes that a run of the smallest recipe needs at least: model.keras, SavedModel, checkpoint, golden images and figures
+# in its folder, and the copies that are published.
 RUN, VERSION = 3 * MB, 2 * MB
 FILES = 64  # of a run in all its folders
 
@@ -32,9 +32,9 @@ WAYS_OUT = {
 
 
 class DiskError(OSError):
-    """Something could not be written because the disk is full, the quota is used up or it is mounted read-only.
+    """A file could not be written: the disk is full, the quota is used up, or it is mounted read-only.
 
-    It has the system's number, so that it is retried where that may help; `strerror` says what is free as well.
+    It has the system's error number, so that it is retried where that may help. `strerror` also says what is free.
     """
 
     def __str__(self) -> str:
@@ -43,9 +43,9 @@ class DiskError(OSError):
 
 @contextmanager
 def explained_disk_errors(path: Path, *, below: bool = False) -> Iterator[None]:
-    """Around writing: turn the system's and TensorFlow's errors of a full disk into a `DiskError`.
+    """Around writing: turn the errors of a full disk, the system's and TensorFlow's, into a `DiskError`.
 
-    What is free is looked up before the caller removes what it had written so far.
+    The free space is looked up before the caller removes what it has written so far.
 
     Args:
         path: what is written, for the message.
@@ -65,9 +65,9 @@ def explained_disk_errors(path: Path, *, below: bool = False) -> Iterator[None]:
 
 
 def disk_error(number: int, path: Path) -> DiskError:
-    """The error for one of the system's numbers in `WAYS_OUT`, with what is free where `path` is."""
+    """The error for one of the error numbers in `WAYS_OUT`, with the free space where `path` is."""
     text = os.strerror(number)
-    if number == errno.EDQUOT:  # how much of it is left, the file system does not say
+    if number == errno.EDQUOT:  # the file system does not say how much of it is left
         text += f" for user {os.geteuid()}"
     if number != errno.EROFS and (free := _free(path)):
         text += f": {free}"
@@ -75,7 +75,7 @@ def disk_error(number: int, path: Path) -> DiskError:
 
 
 def _number(error: Exception) -> int | None:
-    """The number in `WAYS_OUT` that an error is about; TensorFlow has only the system's words."""
+    """The error number in `WAYS_OUT` that an error is about. TensorFlow's errors have only the system's words."""
     if isinstance(error, OSError):
         return error.errno if error.errno in WAYS_OUT else None
     if type(error).__module__.startswith("tensorflow."):
@@ -84,10 +84,10 @@ def _number(error: Exception) -> int | None:
 
 
 def _free(path: Path) -> str:
-    """What is free on the file system of a path, which need not exist; empty if it does not say so."""
+    """The free space on the file system of a path, which need not exist; empty if it cannot be looked up."""
     try:
         status = os.statvfs(_existing(path))
-    except OSError:  # the error that is being described is the one to tell of
+    except OSError:  # the error that is being described matters, not this one
         return ""
     free, total = (blocks * status.f_frsize for blocks in (status.f_bavail, status.f_blocks))
     text = f"{free / MB:,.1f} of {total / MB:,.1f} MB are free"
@@ -101,16 +101,16 @@ def _existing(path: Path) -> Path:
 
 
 def space_for_dataset(images: int, folder: Path, work: Path | None = None, *, whole: bool = True) -> int:
-    """How many bytes a dataset still needs until it is normalized.
+    """How many more bytes a dataset needs until it is normalized.
 
-    An image takes 785 bytes with its label and 3,136 as float32; MNIST's 70,000 take 275 MB. `load` fills its folder
-    for work and moves the arrays from there: what lies there, and in the dataset's own folder, is no longer needed.
+    An image takes 785 bytes with its label and 3,136 as float32; MNIST's 70,000 images take 275 MB. `load` moves the
+    arrays from its folder for work: what exists there, and in the dataset's folder, needs no more space.
 
     Args:
         images: of both splits.
         folder: the dataset's, which may have some of it already.
         work: the folder with the raw arrays that will be moved, and with copies that will be removed.
-        whole: whether `folder` can stay as it is. Otherwise it is removed once the raw images have been read again.
+        whole: whether `folder` can be kept. Otherwise it is removed once the raw images have been read again.
     """
     there = sum(_size(place) for place in (folder, work) if place)
     return max(0 if whole else images * RAW, images * (RAW + NORMALIZED) - there)
@@ -121,7 +121,7 @@ def _size(folder: Path) -> int:
 
 
 def require_space(needs: Mapping[Path, int]) -> None:
-    """Refuse to begin what does not fit.
+    """Refuse to begin work that does not fit on the disk.
 
     Args:
         needs: bytes that will be written to each folder. Those on the same file system are added up.

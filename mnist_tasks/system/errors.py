@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import errno
 
-# What the system says of a path that is wrong until a person changes something. All its other errors, such as EIO,
-# ESTALE, EMFILE or ENOSPC, say nothing about what was to be read: a network share may be back a minute later.
+# The system's errors for a path that stay until a person changes something. All other errors, such as EIO, ESTALE,
+# EMFILE or ENOSPC, say nothing about the path: a network share may be back a minute later.
 LASTING = frozenset(
     {
         errno.EACCES,
@@ -45,11 +45,11 @@ class ModelError(TaskError):
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether an error, or one that it was made from, is the system's and may be gone at the next try.
+    """Whether an error, or its cause, is the system's and may be gone at the next try.
 
-    Whoever turns errors of reading into a verdict on what was read asks this first, and lets such an error through: it
-    is then retried, and nothing is called damaged that could only not be read now. Libraries raise an `OSError` without
-    a number for content that they cannot make sense of; that one lasts.
+    Code that turns a read error into a verdict on a file asks this first and raises such an error unchanged. It is then
+    retried, and no file is called damaged only because it could not be read now. Libraries raise an `OSError` without a
+    number for content that they cannot parse; that error lasts.
     """
     seen: set[int] = set()
     cause: BaseException | None = error
@@ -59,6 +59,6 @@ def is_transient(error: BaseException) -> bool:
             isinstance(cause, OSError) and cause.errno is not None and cause.errno not in LASTING
         ):
             return True
-        # `from None` says that the error stands for itself.
+        # `from None` means that the cause does not count.
         cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
     return False

@@ -16,29 +16,29 @@ from mnist_tasks.system.errors import ModelError, is_transient
 
 
 def is_conclusive(error: BaseException) -> bool:
-    """Whether an error of reading says something about what was to be read.
+    """Whether a read error says something about the file.
 
-    Not if it may pass; nor if this user has no right to read it: others may have, to whom it is whole.
+    It does not if it may pass, or if this user may not read the file: for other users the file may be whole.
     """
     return not is_transient(error) and not isinstance(error, PermissionError)
 
 
 @contextmanager
 def explained_read_errors(path: Path) -> Iterator[None]:
-    """Around reading a file: an error of the system names the path, and one of rights its way out."""
+    """Around reading a file: errors of the system name the path, and permission errors the way out."""
     try:
         yield
     except PermissionError as error:
         text = f"{error.strerror}; give this user the right to read it"
         raise PermissionError(error.errno, text, str(path)) from error
     except OSError as error:
-        if error.filename is None:  # from reading what is open already
+        if error.filename is None:  # the error comes from a file that is open already
             error.filename = str(path)
         raise
 
 
 def printable(text: str | Path) -> str:
-    """A text or a path for a message: what is not UTF-8, which no log could take, is written with escapes."""
+    """A text or a path for a message. Bytes that are not UTF-8 are written with escapes, as no log takes them."""
     return str(text).encode("utf-8", "backslashreplace").decode()
 
 
@@ -52,7 +52,7 @@ def fsync(path: Path) -> None:
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """Have `write` fill a file beside `path`, with the same suffix, then put it in place in one step."""
+    """Have `write` fill a file beside `path`, with the same suffix, then move it to `path` in one step."""
     temporary = path.with_name(f".{os.getpid()}-{path.name}")
     try:
         with explained_disk_errors(path):
@@ -60,14 +60,14 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
             fsync(temporary)
             temporary.replace(path)
     except BaseException:
-        with suppress(OSError):  # on a disk that can no longer be written to; the first error is the one to tell of
+        with suppress(OSError):  # the disk may no longer be writable; the first error is the one that matters
             temporary.unlink(missing_ok=True)
         raise
     fsync(path.parent)
 
 
 def to_json(value: Any) -> str:
-    """Indented JSON with a final newline; a NaN or an infinity, which JSON does not have, is a `ValueError`."""
+    """Indented JSON with a final newline. Raises a `ValueError` for NaN and infinity, which JSON does not have."""
     return json.dumps(value, indent=2, allow_nan=False) + "\n"
 
 
@@ -102,9 +102,9 @@ def write_text(path: Path, text: str) -> None:
 
 
 def walk(path: Path) -> Iterator[Path]:
-    """A file; or a folder and all in it, in a fixed order.
+    """A file, or a folder and everything in it, in a fixed order.
 
-    Links are not followed. Unlike with `Path.rglob`, a folder that cannot be read is an error, not an empty one.
+    Links are not followed. Unlike `Path.rglob`, it raises an error for a folder that cannot be read.
     """
 
     def fail(error: OSError) -> None:
@@ -119,10 +119,10 @@ def walk(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(target: Path) -> Iterator[Path]:
-    """A hidden folder beside `target` to fill, which becomes `target` in one step when the block ends well.
+    """A hidden folder beside `target`, which becomes `target` in one step when the block ends without an error.
 
-    Everything in it is on the disk before the rename. The caller holds the lock on the parent folder, clears
-    `staging_folders` that an earlier kill left, and has made sure that `target` does not exist.
+    Everything in it is synced to the disk before the rename. The caller holds the lock on the parent folder, has
+    removed the staging folders that a killed writer left, and has made sure that `target` does not exist.
     """
     staging = target.with_name(f".staging-{target.name}")
     with explained_disk_errors(target):
@@ -141,7 +141,7 @@ def atomic_folder(target: Path) -> Iterator[Path]:
 
 
 def remove_staging_folders(parent: Path) -> None:
-    """Remove what a killed writer left in `parent`; the caller holds the lock on it."""
+    """Remove what a killed writer has left in `parent`. The caller holds the lock on it."""
     for staging in parent.glob(".staging-*"):
         if staging.is_symlink():
             staging.unlink()

@@ -1,4 +1,4 @@
-"""Trying a file system out before any work is done on it that could not be kept: rights, locks, renames, links."""
+"""Try out a file system before any work is done on it: permissions, locks, renames, links."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ OTHER_FILE_SYSTEM = "set MNIST_HOME to a folder on another file system, such as 
 
 
 def try_out(folder: Path, *, links: bool) -> None:
-    """Do in a folder, in hidden files that are removed again, all that writing to it will need.
+    """Try everything in a folder that writing to it will need, with hidden files that are removed again.
 
-    Hard links are not among it: where there are none, files are copied. What a trial that was killed has left goes as
-    well. Any number of processes may try at once.
+    Hard links are not tried: without them files are copied. Leftovers of a killed trial are removed. Any number of
+    processes may try at the same time.
 
     Args:
         folder: made if needed.
@@ -66,7 +66,7 @@ def try_out(folder: Path, *, links: bool) -> None:
 
 @contextmanager
 def _named(folder: Path, problem: str) -> Iterator[None]:
-    """Turn an error of the system into an `InputError` about what was tried."""
+    """Turn an error of the system into an `InputError` that says what was tried."""
     try:
         yield
     except OSError as error:
@@ -78,7 +78,7 @@ def _named(folder: Path, problem: str) -> Iterator[None]:
 
 @contextmanager
 def _trial(folder: Path) -> Iterator[Path]:
-    """The name of a folder for a trial; a file beside it is locked for as long as the trial is going on."""
+    """The name of a folder for a trial. A file beside it stays locked during the trial."""
     for _ in range(TRIES):
         with _named(folder, CANNOT_WRITE):
             descriptor, name = tempfile.mkstemp(prefix=TRIAL, dir=folder)
@@ -98,13 +98,13 @@ def _trial(folder: Path) -> Iterator[Path]:
 
 
 def _remove_leftovers(folder: Path) -> None:
-    """Remove what killed trials have left: that whose lock nobody holds."""
+    """Remove what killed trials have left: everything whose lock nobody holds."""
     for path in folder.glob(f"{TRIAL}*"):
         if path.suffix == FOLDER:
             continue
         try:
             descriptor = os.open(path, os.O_RDWR)
-        except (FileNotFoundError, PermissionError):  # that trial has ended meanwhile, or is another user's
+        except (FileNotFoundError, PermissionError):  # the trial has ended meanwhile, or is another user's
             continue
         try:
             if _lock(descriptor):
@@ -114,7 +114,7 @@ def _remove_leftovers(folder: Path) -> None:
 
 
 def _clear(name: str) -> None:
-    """Remove a trial; its file goes last, as it leads to the rest."""
+    """Remove a trial. Its file is removed last, because it leads to the rest."""
     trial = Path(name + FOLDER)
     shutil.rmtree(trial, ignore_errors=True)
     if not trial.exists():
@@ -122,7 +122,7 @@ def _clear(name: str) -> None:
 
 
 def _lock(descriptor: int) -> bool:
-    """Lock an open file as `FileLock` does; False if another process has."""
+    """Lock an open file as `FileLock` does; False if another process has locked it."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -133,7 +133,7 @@ def _lock(descriptor: int) -> bool:
 
 
 def _check_lock(path: Path) -> None:
-    """Raise an `OSError` if a file that is locked can be locked once more."""
+    """Raise an `OSError` if a locked file can be locked a second time."""
     descriptor = os.open(path, os.O_RDWR)
     try:
         if _lock(descriptor):

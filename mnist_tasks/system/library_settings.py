@@ -1,4 +1,4 @@
-"""Imports of libraries that read settings of the user's own while they are imported, without those settings."""
+"""Import libraries without the user's own settings, which they would read during the import."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from contextlib import contextmanager
 # matplotlib fails if these name a notebook's backend or something that is not a file.
 PLAIN_MATPLOTLIB: Mapping[str, str | None] = {"MPLBACKEND": "agg", "MATPLOTLIBRC": os.devnull}
 
-# Keras' backend; the folder of its `keras.json`, where a bad value ends the import; what cuts a training short or puts
-# an older Keras in its place. And it imports matplotlib where there is one.
+# The backend; the folder of `keras.json`, where a bad value ends the import; and the variables that cut a training
+# short or put an older Keras in its place. Keras also imports matplotlib if it is installed.
 PLAIN_KERAS: Mapping[str, str | None] = {
     **PLAIN_MATPLOTLIB,
     "KERAS_BACKEND": "tensorflow",
@@ -24,7 +24,7 @@ PLAIN_KERAS: Mapping[str, str | None] = {
 
 @contextmanager
 def environment(settings: Mapping[str, str | None]) -> Iterator[None]:
-    """For as long as the block lasts, environment variables with these values, or without one for None."""
+    """Set environment variables for the duration of the block; None removes one."""
     before = {name: os.environ.get(name) for name in settings}
     _set(settings)
     try:

@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 
 def log_resources(task: Callable[P, R]) -> Callable[P, R]:
-    """Have a task function log, at its end, how long it took and the most memory its process has held so far."""
+    """Log at the end of a task function how long it took and the peak memory of its process."""
 
     @functools.wraps(task)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -34,7 +34,7 @@ def log_resources(task: Callable[P, R]) -> Callable[P, R]:
 
 @contextmanager
 def log_group(log: logging.Logger, title: str) -> Iterator[None]:
-    """Around lines of the log that Airflow's UI shows folded up under a title."""
+    """Around log lines that Airflow's UI folds into a group with this title."""
     log.info("::group::%s", title)
     try:
         yield
@@ -44,17 +44,17 @@ def log_group(log: logging.Logger, title: str) -> Iterator[None]:
 
 @contextmanager
 def best_effort(picture: str) -> Iterator[None]:
-    """Around drawing what is only looked at: whatever it fails with is a line in the log."""
+    """Around drawing a picture that only people look at: if it fails, the error is logged and the task goes on."""
     try:
         yield
     except Exception as error:
-        log.warning("%s is not drawn, and all goes on without it: %s: %s", picture, type(error).__name__, error)
+        log.warning("%s is not drawn; the task goes on without it: %s: %s", picture, type(error).__name__, error)
 
 
 def peak_memory_mb() -> float:
     """The largest resident set that this process has had since it was forked or started, in MB (10^6 bytes).
 
-    Not `ru_maxrss`, which begins with the peak of the process that started this one.
+    It is not `ru_maxrss`, which begins with the peak of the process that started this one.
     """
     status = Path("/proc/self/status").read_text(encoding="utf-8")
     (kibibytes,) = re.findall(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE)

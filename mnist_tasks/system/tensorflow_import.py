@@ -1,12 +1,12 @@
-"""TensorFlow's libraries without the pages that only loading them needs.
+"""Import TensorFlow without keeping the memory pages that only the import needs.
 
-Loading TensorFlow reads its relocation tables and runs the registration of thousands of kernels, once. The pages of the
-library files that this touches, some 300 to 450 MB, stay mapped in the process, where they count as its memory: in what
-the system reports, in what Kubernetes compares with a limit. Here they are unmapped after each step of the import. What
-is needed again comes back from the page cache, page by page; neither the import nor the training gets slower.
+Loading TensorFlow reads its relocation tables and registers thousands of kernels, once. The pages of the library files
+that this touches, some 300 to 450 MB, stay mapped in the process and count as its memory: in what the system reports,
+and in what Kubernetes compares with a limit. Here they are unmapped after each step of the import. Pages that are
+needed again come back from the page cache; neither the import nor the training gets slower.
 
-And Keras with the settings that it comes with: those of the user's `keras.json` and environment would train other
-weights without a word, or none.
+Keras is imported with its own defaults: settings in the user's `keras.json` and environment would train other weights
+without a word, or end the import.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ MAPPING = re.compile(r"([0-9a-f]+)-([0-9a-f]+) (\S{4}) \S+ \S+ \S+ *(.*)")
 
 
 def import_tensorflow() -> None:
-    """Import TensorFlow, unless it is imported already, keeping the process small on the way; and pin Keras' settings.
+    """Import TensorFlow, unless it is imported already, keep the process small, and pin Keras' settings.
 
     Raises:
         InputError: if this process has imported Keras with another backend.
@@ -46,10 +46,10 @@ def import_tensorflow() -> None:
 
 
 def _pin_keras() -> None:
-    """Set what Keras can be set to, whoever has imported it.
+    """Set Keras to its defaults, whoever has imported it.
 
     Raises:
-        InputError: if it runs on another backend, which cannot be changed any more.
+        InputError: if it runs on another backend, which can no longer be changed.
     """
     import keras
 
@@ -80,10 +80,10 @@ def _import_tensorflow() -> None:
 
 
 def unmap_clean_pages(folder: Path) -> None:
-    """Drop from this process the pages of the files in `folder` that equal what the files hold.
+    """Drop the pages of the files in `folder` that this process has not changed.
 
-    Only mappings that cannot be written to and have no page of their own (such as relocated data): there, the kernel
-    can read every page again from the file.
+    Only mappings that cannot be written to and have no page of their own (such as relocated data) are dropped: the
+    kernel can read every page of these again from the file.
     """
     libc = ctypes.CDLL(None, use_errno=True)
     for start, end in _clean_mappings(folder):

@@ -31,7 +31,9 @@ CHATTER = ("WARNING: All log messages before absl::InitializeLog", "To enable th
 
 
 def use_devices(device: str = "auto") -> str:
-    """Import TensorFlow, prepare its devices and return the name of the one that will be used; before any other import.
+    """Import TensorFlow, prepare its devices and return the name of the one that will be used.
+
+    Call it before anything else imports TensorFlow.
 
     A GPU's memory is taken as it is needed instead of all at once, and operations are deterministic.
 
@@ -46,7 +48,7 @@ def use_devices(device: str = "auto") -> str:
     import tensorflow as tf
 
     log.info("TensorFlow %s, imported in %.1f s", tf.__version__, time.monotonic() - start)
-    # Sums in a fixed order; on a CPU that makes the classic recipe 8 % slower, the convolutional ones 6 %.
+    # Sums in a fixed order. On a CPU this makes the classic recipe 8 % slower, the convolutional ones 6 %.
     tf.config.experimental.enable_op_determinism()
     gpus = tf.config.list_physical_devices("GPU")
     if device == "gpu" and not gpus:
@@ -63,10 +65,10 @@ def use_devices(device: str = "auto") -> str:
 
 
 def precision(asked: str, device: str) -> str:
-    """What the layers compute in: what is asked for, and for `auto` bfloat16 where the device multiplies in it.
+    """What the layers compute in: as asked for; for `auto` bfloat16 if the device multiplies in it, else float32.
 
     Args:
-        asked: `auto`, `float32` or `mixed_bfloat16`.
+        asked: the recipe's `precision`: `auto`, `float32` or `mixed_bfloat16`.
         device: what `use_devices` has returned.
     """
     import tensorflow as tf
@@ -90,10 +92,10 @@ def precision(asked: str, device: str) -> str:
 
 
 def use_threads(intra_op: int, inter_op: int) -> None:
-    """Set how many threads share an operation, and how many operations run side by side, before TensorFlow's first.
+    """Set how many threads share an operation, and how many operations run side by side.
 
-    Operations that take microseconds run faster on one thread than split over several. Whoever sets
-    TF_NUM_INTRAOP_THREADS or TF_NUM_INTEROP_THREADS decides for themselves.
+    Call it before TensorFlow's first operation. Operations that take microseconds run faster on one thread. The
+    variables TF_NUM_INTRAOP_THREADS and TF_NUM_INTEROP_THREADS take precedence.
     """
     import tensorflow as tf
 
@@ -121,14 +123,14 @@ def distribution(name: str) -> tf.distribute.Strategy:
 
 @contextmanager
 def tensorflow_in_airflow() -> Iterator[None]:
-    """Around a task that uses TensorFlow in an Airflow process: its native log at the right level, its crashes real.
+    """Around a task that uses TensorFlow in an Airflow process: log native lines at their level, end after a crash.
 
-    Airflow logs all that comes from file descriptor 2 as errors, and TensorFlow's native code writes everything
-    there; here a thread reads it and logs it as `tensorflow`, at its own level. And the process inherits from Airflow's
-    DAG parser a Python handler for SIGSEGV, under which a crash in native code spins for ever (apache/airflow#57174);
-    here a crash prints its stacks and ends the process.
+    Airflow logs everything from file descriptor 2 as errors, and TensorFlow's native code writes everything there. Here
+    a thread reads it and logs it as `tensorflow`, at its own level. The process also inherits a Python handler for
+    SIGSEGV from Airflow's DAG parser, under which a crash in native code spins for ever (apache/airflow#57174). Here a
+    crash prints its stacks and ends the process.
 
-    Only for processes in which nothing else logs to file descriptor 2: the lines would come back for ever.
+    Use it only if nothing else in the process logs to file descriptor 2: such lines would come back for ever.
     """
     signal.signal(signal.SIGSEGV, signal.SIG_DFL)
     stderr = os.dup(2)
@@ -162,7 +164,7 @@ def _relay(read_end: int) -> None:
 def native_level(severity: str, text: str) -> int:
     """The level for a line of TensorFlow's native log.
 
-    What it calls an error it either raises as an exception as well or copes with, so none is logged as an error; the
-    one about cuInit only says that there is no GPU, which `train` says itself.
+    TensorFlow raises its native errors as exceptions as well, or copes with them, so none is logged as an error. The
+    one about cuInit only says that there is no GPU, which `train` logs itself.
     """
     return logging.DEBUG if "cuInit" in text else NATIVE_LEVELS[severity]

@@ -1,4 +1,4 @@
-"""Where a training stopped: its whole state after an epoch, so that a retry goes on and ends with the same bits."""
+"""The whole state of a training after an epoch, so that a retry continues and ends with the same bits."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Progress:
-    """How far a training has come: its epochs and, with early stopping, the weights of the best one."""
+    """How far a training has come: its epochs and, with early stopping, the weights of the best epoch."""
 
     epochs: list[Epoch] = field(default_factory=list)
     best_weights: list[Array] = field(default_factory=list)
 
     def add(self, epoch: Epoch, model: keras.Model, config: TrainConfig) -> None:
-        """Take in an epoch that the model has just been trained for."""
+        """Add an epoch that the model has just been trained for."""
         self.epochs.append(epoch)
         if config.patience and self.best() is epoch:
             self.best_weights = model.get_weights()
 
     def best(self) -> Epoch:
-        """The epoch with the lowest validation loss, the first of them if there are several."""
+        """The epoch with the lowest validation loss; the first if there are several."""
         return min(self.epochs, key=lambda epoch: epoch.metrics["val_loss"])
 
     def is_over(self, config: TrainConfig) -> bool:
@@ -57,7 +57,7 @@ class Checkpoint:
     """
 
     def __init__(self, path: Path, origin: Mapping[str, Any]) -> None:
-        """A checkpoint at `path` of the training that `origin`, plain JSON, stands for: recipe, data, versions."""
+        """A checkpoint at `path`. `origin`, plain JSON, identifies the training: recipe, data, versions."""
         self.path = path
         self.origin = dict(origin)
 
@@ -76,8 +76,8 @@ class Checkpoint:
     def restore(self, model: keras.Model) -> Progress:
         """Put a built model into the saved state and return how far it has come.
 
-        Nothing is changed, and no progress returned, if there is no checkpoint, or one that is damaged or of another
-        training; the log says so. If it cannot be read now, the error is raised.
+        Without a checkpoint, or with one that is damaged or belongs to another training, nothing is changed and the
+        progress is empty; the log says so. If it cannot be read now, the error is raised.
         """
         if not self.path.exists():
             return Progress()

@@ -1,7 +1,7 @@
-"""Keras classes that only training needs: faster Adam and batch normalization, shifts, two cores, smooth labels.
+"""Keras classes that only training needs: faster Adam and batch normalization, random shifts, smoothed labels.
 
-None of them is in a published model: that is made of Keras' own layers, so that it loads wherever Keras does. Importing
-this module imports Keras.
+None of them is in a published model, which is made of Keras' own layers, so that it loads wherever Keras does.
+Importing this module imports Keras.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import tensorflow as tf
 
 
 class _FusedUpdate:
-    """Adam's update as one kernel a variable instead of a dozen operations; same slots, same formula as Keras'."""
+    """Adam's update as one kernel per variable instead of a dozen operations, with Keras' slots and formula."""
 
     def update_step(self: Any, gradient: tf.Tensor, variable: tf.Variable, learning_rate: tf.Tensor) -> None:
         if self.amsgrad or isinstance(gradient, tf.IndexedSlices) or tf.distribute.has_strategy():
@@ -83,7 +83,8 @@ class RandomShift(keras.layers.Layer):
         if not training:
             return images
         count, (height, width) = tf.shape(images)[0], images.shape[1:]
-        # The padding right of a row is also the one left of the next, so a row more is needed above and below.
+        # The padding to the right of a row is also the padding to the left of the next one, so one more row is needed
+        # above and below.
         border = self.pixels + 1
         padded = tf.pad(images, [[0, 0], [border, border], [0, self.pixels]])
         _, rows, stride = padded.shape
@@ -95,9 +96,9 @@ class RandomShift(keras.layers.Layer):
 
 
 class SplitBatch(keras.layers.Layer):
-    """Trains layers on the two halves of a batch side by side, as the graph's executor then uses two cores.
+    """Trains layers on the two halves of a batch side by side, so that the graph's executor uses two cores.
 
-    That pays for operations too small to be split over cores themselves. Batch normalization sees each half on its own.
+    This pays for operations that are too small to be split over cores. Batch normalization sees each half separately.
     """
 
     def __init__(self, layers: keras.Sequential) -> None:
@@ -112,7 +113,10 @@ class SplitBatch(keras.layers.Layer):
 
 
 class SmoothedCrossentropy(keras.losses.CategoricalCrossentropy):
-    """Cross-entropy of integer labels with label smoothing (Szegedy et al. 2016, section 7), which Keras' has not."""
+    """Cross-entropy of integer labels with label smoothing (Szegedy et al. 2016, section 7).
+
+    Keras has label smoothing only for labels as vectors.
+    """
 
     def call(self, y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
         return super().call(tf.one_hot(tf.reshape(tf.cast(y_true, tf.int32), [-1]), y_pred.shape[-1]), y_pred)

@@ -73,7 +73,7 @@ def test_other_raw_images_than_the_version_was_trained_on_fail(published: Worksp
     result = reproduce(published, "1")
 
     assert result.returncode == 2
-    assert "no longer holds what it is named after" in result.stderr
+    assert "no longer has the content that it is named after" in result.stderr
 
 
 def test_what_differs_is_said(published: Workspace) -> None:

@@ -107,8 +107,8 @@ def test_pictures_that_fail_cost_a_line_in_the_log_and_no_batch(
         None,
     )
     assert [line for line in caplog.messages if line.endswith("goes on without it: RuntimeError: no font")] == [
-        "batch-01.png is not drawn, and all goes on without it: RuntimeError: no font",
-        "means.png is not drawn, and all goes on without it: RuntimeError: no font",
+        "batch-01.png is not drawn; the task goes on without it: RuntimeError: no font",
+        "means.png is not drawn; the task goes on without it: RuntimeError: no font",
     ]
 
 
