@@ -291,7 +291,7 @@ def test_a_training_task_that_is_killed_is_retried_from_its_last_epoch(home: Pat
     status, output = finish(process)
 
     assert status == PROMOTED, output
-    assert re.search(r"going on after epoch \d+, where an earlier try stopped", output)
+    assert re.search(r"continuing after epoch \d+, where an earlier try stopped", output)
     assert "train: success, try 2" in output
     assert "  train: up_for_retry; tried again in 30 to 60 s, try 2 of 3\n" in output
     assert len(ModelDirectory(home / "models").versions()) == len(before) + 1

@@ -412,7 +412,7 @@ def test_a_run_survives_while_it_trains(fault: str, stack: Stack, undisturbed: t
 
     assert run.state == "success"
     if tries > 1:
-        assert re.search(r"going on after epoch \d+, where an earlier try stopped", run.log("train", tries))
+        assert re.search(r"continuing after epoch \d+, where an earlier try stopped", run.log("train", tries))
     assert len(stack.models("list")) == before + 1
     assert weights(stack) == expected
     assert stack.models("verify") == []
