@@ -8,7 +8,8 @@ import logging
 import shutil
 import sys
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import keras
 import numpy as np
@@ -24,6 +25,7 @@ from mnist_tasks.evaluation import figures
 from mnist_tasks.evaluation.integrity import TOLERANCE, inspect, inspect_keras_file
 from mnist_tasks.evaluation.measurement import Measured, table
 from mnist_tasks.evaluation.metrics import Metrics, compute_metrics
+from mnist_tasks.evaluation.test_images import TestImages
 from mnist_tasks.gate import decide
 from mnist_tasks.gate_config import GateConfig
 from mnist_tasks.promote import promote
@@ -433,3 +435,12 @@ def test_a_document_that_cannot_be_read_now_is_not_called_damaged(tmp_path: Path
 
     with pytest.raises(ModelError, match="clear the evaluate task"):
         read_json(tmp_path / "missing.json", "evaluate")
+
+
+def test_the_objective_is_the_same_with_and_without_the_parameter_that_older_releases_had() -> None:
+    recorded = {"loss": "sparse_categorical_crossentropy", "label_smoothing": 0.1}
+    test = cast("TestImages", SimpleNamespace(is_mnist=True))
+
+    ours = [Measured([]).document("0" * 64, config, test) for config in (recorded, {"label_smoothing": 0.1})]
+
+    assert ours[0].objective == ours[1].objective == recorded

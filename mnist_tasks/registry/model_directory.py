@@ -207,6 +207,11 @@ class ModelDirectory:
         self.link.unlink(missing_ok=True)
         fsync(self.root)
 
+    def check_link(self) -> None:
+        """Raise a `ModelError` if something else than a link is in the champion link's place."""
+        if os.path.lexists(self.link) and not self.link.is_symlink():
+            raise ModelError(f"{self.link} is not a link to a version; run {REPAIR} first")
+
     def linked_number(self) -> int | None:
         """The number that the champion link names, whether that version exists or not; None if it names no number."""
         target = str(self.link.readlink()) if self.link.is_symlink() else ""

@@ -171,8 +171,8 @@ def _repair_link(
         last = models.linked_number()  # the version is lost, as the history is; the link still says which it was
     served = {version.number: version for version in models.served()}
     candidates = [served[number] for number in history.fallbacks(last) if number in served]
-    if not history.moves:
-        candidates = list(served.values())[::-1]  # without a history, the newest first
+    if not had_history:  # then, or for all but what the link tells, the newest first
+        candidates = list(dict.fromkeys([*candidates, *list(served.values())[::-1]]))
     candidates = [version for version in candidates if version not in lost]
     missing = champion is None and not retired and (candidates or os.path.lexists(models.link) or last)
     if champion in lost or missing:

@@ -8,7 +8,7 @@ from pathlib import Path
 from mnist_tasks.documents import HistoryEvent
 from mnist_tasks.registry.history import ChampionHistory, now
 from mnist_tasks.registry.model_directory import ModelDirectory
-from mnist_tasks.registry.version import DAMAGED, REPAIR, RETIRED, Version
+from mnist_tasks.registry.version import DAMAGED, RETIRED, Version
 from mnist_tasks.system.errors import InputError, ModelError
 from mnist_tasks.system.files import fsync, printable
 
@@ -33,9 +33,8 @@ def retire(models: ModelDirectory, reason: str, published_by: str) -> int:
             number = history.retired
             if number is None or not not_yet_retired(models, history):
                 raise InputError(f"{models.root} has no champion")
-        elif os.path.lexists(models.link) and not models.link.is_symlink():
-            raise ModelError(f"{models.link} is not a link to a version; run {REPAIR}, then retire")
         else:
+            models.check_link()
             models.remove_link()
             models.history_file.append(retirement_event(number, reason, published_by))
         set_aside(models, not_yet_retired(models, models.champion_history()))

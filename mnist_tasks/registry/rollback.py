@@ -43,6 +43,7 @@ def roll_back(
     """
     reason = checked_reason(reason)
     with models.writing() as history:
+        models.check_link()
         version = published_version(models, history, published_by) if once else None
         if not (version and version.number in history.moves):
             if version is None or not can_become_champion(models, history, version):

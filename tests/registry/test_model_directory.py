@@ -871,3 +871,22 @@ def test_a_reason_that_an_older_release_wrote_still_reads(three: ModelDirectory)
     assert three.champion_history().retired == 3
     assert three.history()[-1].reason == r"bad \udcff byte"
     assert problems(three) == []
+
+
+def test_a_rollback_changes_nothing_if_there_is_a_folder_in_the_place_of_the_link(three: ModelDirectory) -> None:
+    three.link.unlink()
+    three.link.mkdir()
+
+    with pytest.raises(ModelError, match="champion is not a link to a version; run python"):
+        rollback(three, 1)
+    assert [version.number for version in three.versions()] == [1, 2, 3]
+
+
+def test_without_a_history_repair_falls_back_to_any_whole_version(three: ModelDirectory) -> None:
+    shutil.rmtree(three.root.parent / "runs")
+    three.history_file.path.unlink()
+    (three.root / "3" / "metadata.json").write_text("{}")
+
+    steps = mended(three)
+
+    assert "published version 2 again as version 4: version 3 cannot be used any more" in steps
