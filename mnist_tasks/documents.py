@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -48,7 +49,7 @@ class JsonFile(BaseModel):
         try:
             with explained_read_errors(path):
                 return cls.parse(path.read_bytes())
-        except (OSError, ValueError, RecursionError) as error:
+        except (OSError, ValidationError) as error:
             if not is_conclusive(error):
                 raise
             problem = problems(error) if isinstance(error, ValidationError) else str(error)
@@ -56,11 +57,12 @@ class JsonFile(BaseModel):
 
     @classmethod
     def parse(cls, content: bytes) -> Self:
-        """The document that JSON text holds; raises a `ValueError` if it holds anything else."""
+        """The document that JSON text holds; raises a `ValidationError` if it holds anything else."""
         if rb"\ud" in content:
             # JSON may hold half a surrogate pair, from a name or a reason that is not UTF-8; pydantic refuses it.
-            text = json.dumps(json.loads(content), ensure_ascii=False)
-            content = HALF_A_PAIR.sub(lambda half: rf"\\u{ord(half[0]):x}", text).encode()
+            with suppress(ValueError, RecursionError):  # what is not JSON is refused below
+                text = json.dumps(json.loads(content), ensure_ascii=False)
+                content = HALF_A_PAIR.sub(lambda half: rf"\\u{ord(half[0]):x}", text).encode()
         return cls.model_validate_json(content)
 
     def write(self, path: Path) -> None:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from pydantic import ValidationError
 
 from mnist_tasks.data.dataset import Dataset, UInt8
 from mnist_tasks.documents import (
@@ -144,7 +143,7 @@ def _champion(models: ModelDirectory, test: TestImages) -> Champion | None:
         metadata, evaluation = version.metadata(), version.evaluation()
         if not metadata.config:
             raise ModelError(f"version {number} is damaged: its metadata.json has no config{WAY_OUT}")
-    except (ModelError, ValidationError) as error:
+    except ModelError as error:
         if is_transient(error):
             raise
         return Champion(number, Measured([Finding("files", False, str(error))]))

@@ -92,6 +92,7 @@ def train(dataset_folder: Path, config: TrainConfig, run: Path) -> Trained:
         model.set_weights(progress.best_weights)
         log.info("keeping the weights of epoch %d, whose validation loss is the lowest", final.number)
 
+    seconds = sum(epoch.seconds for epoch in progress.epochs)
     training = Training(
         dataset=dataset.digest,
         library_versions=libraries,
@@ -101,12 +102,12 @@ def train(dataset_folder: Path, config: TrainConfig, run: Path) -> Trained:
         hardware=hardware(),
         environment=environment,
         git_commit=git_commit(),
-        seconds=sum(epoch.seconds for epoch in progress.epochs),
+        seconds=seconds,
     )
     digest = _write(run, published_model(config, model), training, progress.epochs)
     checkpoint.remove()
     loss, accuracy = final.metrics["loss"], final.metrics["accuracy"]
-    return Trained(dataset.digest, digest, loss, accuracy, training.seconds or 0, device)
+    return Trained(dataset.digest, digest, loss, accuracy, seconds, device)
 
 
 def _log_start(config: TrainConfig, device: str, environment: Mapping[str, str], images: int) -> None:

@@ -64,13 +64,12 @@ def check_batches(
     if not batches:
         return []
     reference = Reference.of(source["train"].files[0], source["train"].labels)
+    baseline = baseline or Baseline.of_source(source)
     known, checked = dict(source), []
     for number, batch in enumerate(batches, 1):
         folder = work / f"batch-{number:02}"
         folder.mkdir()
-        result = _check(
-            batch, folder, known, rules, reference, baseline or Baseline.of_source(source), fixed_test_images
-        )
+        result = _check(batch, folder, known, rules, reference, baseline, fixed_test_images)
         log_checks(f"the checks of batch {batch.name}", result.report.checks)
         checked.append(result)
         if result.accepted:
@@ -91,6 +90,7 @@ def _check(
 
     An error that may pass, such as a full disk or a share that is away, is raised: the task is tried again.
     """
+    path, sheet = folder.with_suffix(".png"), None
     try:
         if printable(batch.path) != str(batch.path):
             raise InputError(f"{printable(batch.path)} has a name that is not UTF-8; rename it")
@@ -107,9 +107,9 @@ def _check(
         )
         sizes = {split: len(profile) for split, profile in profiles.items()}
         checks = [passed_schema(sizes), *verdicts.checks]
-        sheet: Path | None = folder.with_suffix(".png")
-        with best_effort(folder.with_suffix(".png").name):
-            _draw(profiles, verdicts.doubted, folder.with_suffix(".png"))
+        with best_effort(path.name):
+            _draw(profiles, verdicts.doubted, path)
+            sheet = path  # not if drawing fails half-way
     except InputError as error:
         message = str(error)
     except Exception as error:
@@ -127,10 +127,10 @@ def _check(
             reason="; ".join(verdicts.problems),
             train_images=sizes.get("train", 0),
             test_images=sizes.get("test", 0),
-            picture=sheet.name if sheet and sheet.is_file() else None,
+            picture=sheet.name if sheet else None,
             checks=checks,
         )
-        return CheckedBatch(report, profiles, sheet if report.picture else None)
+        return CheckedBatch(report, profiles, sheet)
     report = BatchReport(name=batch.name, verdict="quarantined", reason=message, checks=[failed_schema(message)])
     return CheckedBatch(report)
 

@@ -12,7 +12,7 @@ from mnist_tasks.config import DataRules
 from mnist_tasks.data.dataset import DIGITS, SPLITS, Split, split_name
 from mnist_tasks.data.profile import LEVELS, Profile
 from mnist_tasks.documents import Check, DatasetDescription
-from mnist_tasks.gate_checks import SLACK
+from mnist_tasks.gate_checks import SLACK, verdict_of
 
 NO_CHAMPION = "no champion's data to compare with"
 
@@ -46,9 +46,7 @@ def class_balance(split: Split, counts: Sequence[int], rules: DataRules) -> Chec
         f"{'at least' if passed else 'less than'} the minimum of {bound:.2%}"
         + ("" if passed else "; add images of it, or lower min_digit_share")
     )
-    return Check(
-        "min_digit_share", "share", f"{split} {digit}", share, bound, None, "passed" if passed else "failed", message
-    )
+    return Check("min_digit_share", "share", f"{split} {digit}", share, bound, None, verdict_of(passed), message)
 
 
 def label_drift(split: Split, counts: Sequence[int], baseline: Baseline | None, rules: DataRules) -> Check:
@@ -64,7 +62,7 @@ def label_drift(split: Split, counts: Sequence[int], baseline: Baseline | None, 
         f"{value:.4f}, {'within' if passed else 'more than'} the allowed {bound:.4f}"
         + ("" if passed else "; if that is meant, raise max_label_drift")
     )
-    return Check("max_label_drift", "L-infinity", split, value, bound, None, "passed" if passed else "failed", message)
+    return Check("max_label_drift", "L-infinity", split, value, bound, None, verdict_of(passed), message)
 
 
 def pixel_drift(split: Split, histogram: npt.NDArray[np.int64], baseline: Baseline | None, rules: DataRules) -> Check:
@@ -82,9 +80,7 @@ def pixel_drift(split: Split, histogram: npt.NDArray[np.int64], baseline: Baseli
         f"{'within' if passed else 'more than'} the allowed {bound:.4f}"
         + ("" if passed else "; if that is meant, raise max_pixel_drift")
     )
-    return Check(
-        "max_pixel_drift", "Jensen-Shannon", split, value, bound, None, "passed" if passed else "failed", message
-    )
+    return Check("max_pixel_drift", "Jensen-Shannon", split, value, bound, None, verdict_of(passed), message)
 
 
 def _shares(counts: Sequence[int], length: int) -> npt.NDArray[np.float64] | None:

@@ -18,6 +18,7 @@ from mnist_tasks.data.dataset import Float32, Split, split_name
 from mnist_tasks.data.neighbours import Indices, in_batches
 from mnist_tasks.data.profile import Profile
 from mnist_tasks.documents import Check
+from mnist_tasks.gate_checks import verdict_of
 
 NEAR_DISTANCE = 0.003
 CHUNKS_PER_BLOCK = 5
@@ -69,7 +70,7 @@ def none_of(rule: str, split: Split, bad: Indices, images: int, problem: str) ->
     message = f"{len(bad):,} of {images:,} {split_name(split)} images {problem}: {positions(bad)}"
     if passed:
         message = f"none of {images:,} {split_name(split)} images"
-    return Check(rule, "images", split, len(bad), 0, None, "passed" if passed else "failed", message)
+    return Check(rule, "images", split, len(bad), 0, None, verdict_of(passed), message)
 
 
 def positions(indices: Indices) -> str:

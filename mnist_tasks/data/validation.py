@@ -45,7 +45,7 @@ from mnist_tasks.data.neighbours import (
 from mnist_tasks.data.profile import Profile, TestSet
 from mnist_tasks.data.statistics import wilson_interval
 from mnist_tasks.documents import OVERALL, Check, DatasetDescription
-from mnist_tasks.gate_checks import SLACK
+from mnist_tasks.gate_checks import SLACK, verdict_of
 from mnist_tasks.system.task_log import log_group
 
 log = logging.getLogger(__name__)
@@ -183,7 +183,7 @@ def _same_images(split: Split, new: Profile, known: Profile, rules: DataRules) -
         if passed
         else f", more than the allowed {bound:.2%}: {positions(duplicates)}; remove them, or raise max_duplicates"
     )
-    duplicate = Check("max_duplicates", "share", split, share, bound, None, "passed" if passed else "failed", message)
+    duplicate = Check("max_duplicates", "share", split, share, bound, None, verdict_of(passed), message)
     return duplicate, none_of("conflicts", split, conflicts, len(new), "have another label elsewhere: correct them")
 
 
@@ -196,7 +196,7 @@ def _wrong_labels(split: Split, images: Profile, doubted: Indices, reference: Re
         way_up = _way_up(images, reference)
         hint = f"; the digits look {way_up.words}" if way_up.wrong else ""
         message += f": {positions(doubted)}{hint}; correct them, or raise max_wrong_labels"
-    return Check("max_wrong_labels", "share", split, value, bound, None, "passed" if passed else "failed", message)
+    return Check("max_wrong_labels", "share", split, value, bound, None, verdict_of(passed), message)
 
 
 def _compared_with_mnist(split: Split, images: Profile, mnist: Reference, rules: DataRules) -> tuple[Check, Check]:
@@ -227,10 +227,10 @@ def _compared_with_mnist(split: Split, images: Profile, mnist: Reference, rules:
             way_up.upright,
             None,
             None,
-            "failed" if way_up.wrong else "passed",
+            verdict_of(not way_up.wrong),
             shares + other,
         ),
-        Check("max_source_wrong_labels", "share", split, value, bound, None, "passed" if passed else "failed", message),
+        Check("max_source_wrong_labels", "share", split, value, bound, None, verdict_of(passed), message),
     )
 
 
@@ -257,4 +257,4 @@ def _test_share(total: int, fixed: int, rules: DataRules) -> Check:
         f"{'within' if passed else 'more than'} the allowed {bound:.2%}"
         + ("" if passed else "; put some of them into a training set, or raise max_test_share")
     )
-    return Check("max_test_share", "share", "test", share, bound, None, "passed" if passed else "failed", message)
+    return Check("max_test_share", "share", "test", share, bound, None, verdict_of(passed), message)

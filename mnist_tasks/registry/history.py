@@ -216,7 +216,7 @@ def _event(line: bytes) -> HistoryEvent | None:
     try:
         event = HistoryEvent.parse(line)
         whole = datetime.fromisoformat(event.time).tzinfo is not None
-    except (ValueError, RecursionError):
+    except ValueError:  # pydantic's own among them
         return None
     if event.is_move:
         whole = whole and "before" in event.model_fields_set

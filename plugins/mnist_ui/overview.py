@@ -277,7 +277,7 @@ def _read(path: Path, kind: type[T], problems: list[str]) -> T | None:
     """Read a JSON file. Return None if it does not exist yet or cannot be used; add the reason to the problems."""
     try:
         if plain_file(path, path.parent.parent):
-            return kind.model_validate_json(path.read_bytes())
+            return kind.parse(path.read_bytes())
         if path.exists():
             problems.append(f"{path.name} is not a file of this folder, so it is not read")
     except ValidationError as error:
