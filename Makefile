@@ -71,10 +71,10 @@ docs: ready-dev
 	$(PLAIN) scripts/generate_docs.py
 
 bench: ready-dev
-	$(BIN)/python benchmarks/nightly.py 3 var/benchmark-nightly.json
-	$(BIN)/python benchmarks/training.py 5 var/benchmark-training.json
-	$(BIN)/python benchmarks/growth.py 16 var/benchmark-growth.json
-	$(BIN)/python benchmarks/gate.py var/benchmark-gate.json var/benchmark-gate.png
+	$(BIN)/python -m benchmarks.nightly 3 var/benchmark-nightly.json
+	$(BIN)/python -m benchmarks.training 5 var/benchmark-training.json
+	$(BIN)/python -m benchmarks.growth 16 var/benchmark-growth.json
+	$(BIN)/python -m benchmarks.gate var/benchmark-gate.json var/benchmark-gate.png
 	$(BIN)/python -m benchmarks.data
 	$(BIN)/python -m benchmarks.pages 3 var/benchmark-pages.json
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from benchmarks.machine import machine
 from mnist_tasks.config import DataRules
 from mnist_tasks.data.arrays import ArrayFile
 from mnist_tasks.data.dataset import Digits, UInt8
@@ -148,6 +149,7 @@ def enlarged(image: UInt8) -> UInt8:
 
 
 if __name__ == "__main__":
+    machine()
     digits = read_source("builtin")
     with tempfile.TemporaryDirectory() as temporary:
         wrong_labels(digits, Path(temporary), int(sys.argv[1]) if len(sys.argv) > 1 else 6)

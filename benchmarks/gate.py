@@ -1,6 +1,6 @@
 """A year of nightly retrains before the gate: what it rejects wrongly, what gets past it, where the champion goes.
 
-Usage: python benchmarks/gate.py [JSON FILE [PNG FILE]]. Really trains the default recipe with many seeds on
+Usage: python -m benchmarks.gate [JSON FILE [PNG FILE]]. Really trains the default recipe with many seeds on
 MNIST, and on MNIST with a defect: one digit lost, 2 % of the labels shuffled, as few images as cost one point. The
 models' metrics go to the JSON file and are read from there the next time; the results go there too, and are drawn in
 the PNG file. A year is 365 of the healthy models drawn at random, each before the real gate, with the real champion;
@@ -24,6 +24,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import ScalarFormatter
 from numpy.typing import NDArray
 
+from benchmarks.machine import machine
 from mnist_tasks.config import DataRules, TrainConfig
 from mnist_tasks.data.dataset import DIGITS, Dataset, Digits
 from mnist_tasks.data.sources import read_source
@@ -351,6 +352,7 @@ def as_json(pool: Pool) -> dict[str, Any]:
 
 
 def main(path: Path | None, picture: Path | None) -> None:
+    host = machine()
     earlier: Mapping[str, Any] = json.loads(path.read_text()) if path and path.exists() else {}
     pool = {
         kind: [ModelEvaluation.model_validate_json(json.dumps(model)) for model in models]
@@ -360,7 +362,9 @@ def main(path: Path | None, picture: Path | None) -> None:
         with tempfile.TemporaryDirectory() as home:
             pool = trained_models(Path(home))
         if path:
-            path.write_text(json.dumps({"pool": as_json(pool)}))  # minutes of work, so before anything else
+            path.write_text(
+                json.dumps({"machine": host, "pool": as_json(pool)})
+            )  # minutes of work, so before anything else
 
     swept = [{field: bound} for field, bounds in SWEEPS.items() for bound in sorted({*bounds, default(field)})]
     rows = [row(pool, changed) for changed in ({}, NO_FLOORS, *swept)]
@@ -370,7 +374,7 @@ def main(path: Path | None, picture: Path | None) -> None:
     print_ratchets(ratchets)
     if path:
         results = {"policies": [asdict(each) for each in rows], "ratchets": [asdict(each) for each in ratchets]}
-        path.write_text(json.dumps({"pool": as_json(pool), **results}))
+        path.write_text(json.dumps({"machine": earlier.get("machine", host), "pool": as_json(pool), **results}))
     if picture:
         draw(pool, rows, picture)
 

@@ -1,6 +1,6 @@
 """Each task as the training set grows: time and peak memory with 1, 2, 4, 8 and 16 times MNIST.
 
-Usage: python benchmarks/growth.py [LARGEST] [JSON FILE]. The copies of the training images are moved by up to two
+Usage: python -m benchmarks.growth [LARGEST] [JSON FILE]. The copies of the training images are moved by up to two
 pixels, each in another way. Each task runs in a process of its own, `train` for one epoch of the recipe `classic`: with
 the default `image_memory`, which 8 times MNIST exceeds, and with all images streamed, which must give the same weights.
 """
@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.machine import machine
 from mnist_tasks.config import DataRules, TrainConfig
 from mnist_tasks.data.sources import BUILTIN
 from mnist_tasks.evaluate import evaluate
@@ -67,7 +68,7 @@ def measure(copies: int) -> dict[str, dict[str, Any]]:
     with tempfile.TemporaryDirectory() as home:
         copies_of_mnist(copies, Path(home) / "many.npz")
         for name in TASKS:
-            command = [sys.executable, __file__, "--task", name, home]
+            command = [sys.executable, "-m", "benchmarks.growth", "--task", name, home]
             output = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
             results[name] = json.loads(output.stdout.splitlines()[-1])
     digests = {results[name]["weights_sha256"] for name in ("train", "streamed")}
@@ -77,7 +78,7 @@ def measure(copies: int) -> dict[str, dict[str, Any]]:
 
 
 def main(largest: int, path: Path | None) -> None:
-    results = {}
+    results, host = {}, machine()
     budget = TrainConfig().image_memory
     print(f"seconds and peak MB of each task; train keeps images of up to {budget:,} MB, streamed of {STREAMED_MB}")
     print(f"{'times MNIST':<12}" + "".join(f"{name:>20}" for name in TASKS))
@@ -86,7 +87,7 @@ def main(largest: int, path: Path | None) -> None:
         columns = (f"{run['task seconds']:.1f} s {run['peak MB']:,.0f} MB" for run in results[copies].values())
         print(f"{copies:<12}" + "".join(f"{column:>20}" for column in columns), flush=True)
     if path:
-        path.write_text(json.dumps({"image_memory": budget, "results": results}, indent=2))
+        path.write_text(json.dumps({"machine": host, "image_memory": budget, "results": results}, indent=2))
 
 
 if __name__ == "__main__":

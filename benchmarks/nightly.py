@@ -1,6 +1,6 @@
 """The DAG run against a plain Keras script: wall time and peak memory, alternating, in one measurement.
 
-Usage: python benchmarks/nightly.py [ROUNDS] [JSON FILE]. The first DAG run, which writes the dataset, is not
+Usage: python -m benchmarks.nightly [ROUNDS] [JSON FILE]. The first DAG run, which writes the dataset, is not
 counted. Times on a shared machine mean little; their ratio does.
 """
 
@@ -16,6 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from benchmarks.machine import machine
 from mnist_tasks.workspace import PROJECT
 
 TASKS = ("load", "normalize", "train", "evaluate", "promote")
@@ -59,6 +60,7 @@ def dag_run(home: str) -> dict[str, float]:
 
 
 def main(rounds: int, path: Path | None) -> None:
+    host = machine()
     with tempfile.TemporaryDirectory() as home:
         dag_run(home)
         pairs = [(dag_run(home), plain_script()) for _ in range(rounds)]
@@ -73,7 +75,7 @@ def main(rounds: int, path: Path | None) -> None:
             row += f"{_spread([run[name] for run in plains]):>28}{ratio:>8.2f}"
         print(row)
     if path:
-        path.write_text(json.dumps({"dag runs": dags, "plain scripts": plains}, indent=2))
+        path.write_text(json.dumps({"machine": host, "dag runs": dags, "plain scripts": plains}, indent=2))
 
 
 def _spread(values: list[float]) -> str:

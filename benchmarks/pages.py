@@ -19,6 +19,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from benchmarks.machine import machine
 from mnist_tasks.documents import Evaluation
 from mnist_tasks.gate import decide
 from mnist_tasks.gate_config import GateConfig
@@ -169,6 +170,7 @@ def start_of(code: str, plugins: Path, environment: dict[str, str], expected: in
 
 
 def main(rounds: int, path: Path | None) -> None:
+    host = machine()
     with tempfile.TemporaryDirectory() as folder:
         home, nothing = Path(folder, "home"), Path(folder, "no plugins")
         nothing.mkdir()
@@ -206,7 +208,7 @@ def main(rounds: int, path: Path | None) -> None:
     report(pages, starts)
     if path:
         results: dict[str, Any] = {"versions": VERSIONS, "pages": pages, "with and without the plugin": starts}
-        path.write_text(json.dumps(results, indent=2))
+        path.write_text(json.dumps({"machine": host, **results}, indent=2))
 
 
 def report(pages: dict[str, dict[str, list[float]]], starts: dict[str, list[tuple[float, float]]]) -> None:

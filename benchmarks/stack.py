@@ -14,6 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from benchmarks.machine import machine
 from mnist_tasks.workspace import PROJECT
 from tests.e2e.test_stack import HEALTHY, Stack, started, took, wait_until, what_is_missing
 
@@ -37,6 +38,7 @@ def embedded(home: Path) -> float:
 def main(rounds: int, path: Path | None) -> None:
     if missing := what_is_missing():
         raise SystemExit(missing)
+    host = machine()
     pairs = []
     with tempfile.TemporaryDirectory() as folder, started(Path(folder)) as stack:
         for _ in range(rounds + 1):
@@ -53,7 +55,7 @@ def main(rounds: int, path: Path | None) -> None:
         print(f"{name:<12}{ours:>8.1f} s{reference:>8.1f} s{ours / reference:>8.2f}")
     print(f"median of {rounds} rounds: {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
     if path:
-        path.write_text(json.dumps({"stack, make run": pairs}, indent=2))
+        path.write_text(json.dumps({"machine": host, "stack, make run": pairs}, indent=2))
 
 
 if __name__ == "__main__":

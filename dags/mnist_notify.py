@@ -152,7 +152,7 @@ def _promotion(context: Context) -> Notification:
     workspace, decision = Workspace.from_environment(), _decision(context)
     version = version_of(decision, workspace.run(context["run_id"]), ModelDirectory(workspace.models))
     if version is None:
-        return _notification("failed", not_published(decision), f"{_comparison(decision)}\n{_standing()}", context)
+        return _notification("failed", not_published(decision), f"{_comparison(decision)}\n{_champion_now()}", context)
     how = "promoted by force" if decision.forced else "promoted"
     return _notification("promoted", f"version {version} {how}", _comparison(decision), context)
 
@@ -163,26 +163,26 @@ def _rejection(context: Context) -> Notification | None:
     decision = _decision(context)
     if decision.outcome == UNCHANGED:
         return None
-    return _notification("rejected", "candidate rejected", f"{_comparison(decision)}\n{_standing()}", context)
+    return _notification("rejected", "candidate rejected", f"{_comparison(decision)}\n{_champion_now()}", context)
 
 
 def _failure(context: Context) -> Notification:
     task, error = context["ti"].task_id, context.get("exception")
     # Airflow has no exception if the task's process died before it could report one.
     reason = str(error or "") or (type(error).__name__ if error else "its process ended; the task's log may say why")
-    return _notification("failed", f"{task} failed", f"{reason}\n{_standing()}", context)
+    return _notification("failed", f"{task} failed", f"{reason}\n{_champion_now()}", context)
 
 
-def _standing() -> str:
+def _champion_now() -> str:
     """Who is champion now, as a sentence. It is looked up, whatever has happened."""
     from mnist_tasks.registry.model_directory import ModelDirectory
     from mnist_tasks.system.errors import TaskError
 
     try:
-        standing = ModelDirectory(Workspace.from_environment().models).standing()
+        champion_now = ModelDirectory(Workspace.from_environment().models).describe_champion()
     except TaskError as error:  # the failure is told of even if MNIST_HOME cannot be used
-        standing = f"the champion is unknown: {error}"
-    return f"{standing[0].upper()}{standing[1:]}."
+        champion_now = f"the champion is unknown: {error}"
+    return f"{champion_now[0].upper()}{champion_now[1:]}."
 
 
 def _rollback(context: Context) -> Notification:

@@ -172,12 +172,16 @@ class ValidationReport(Document):
 
 
 class Epoch(Document):
-    """One pass over the training images: its number from 1, its metrics by name, its wall time and the speed."""
+    """One pass over the training images: its number from 1, its metrics, its wall time and the speed of the training.
+
+    Metrics are the means over the epoch while it trained, as Keras has them, and with the prefix `val_` those of the
+    validation images after it. The time includes the validation; the speed does not.
+    """
 
     number: int
-    metrics: dict[str, float] = {}
-    seconds: float | None = None
-    images_per_second: float | None = None
+    metrics: dict[str, float]
+    seconds: float
+    images_per_second: float
 
 
 class TrainingHistory(JsonFile, RootModel[list[Epoch]]):

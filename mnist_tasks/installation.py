@@ -1,8 +1,7 @@
-"""The settings of an installation: the environment variables that begin with `MNIST_`, each with its check.
+"""The settings of an installation: the environment variables that begin with `MNIST_`, and their checks.
 
-A run's parameters are in `mnist_tasks.config`. These here are read before there is a run: by the DAG file when Airflow
-parses it, and by the launcher, which refuses what the DAG file would refuse, with the same words, before it starts
-anything.
+A run's parameters are in `mnist_tasks.config`. Settings are read before there is a run: by the DAG file when Airflow
+parses it, and by the launcher before it starts anything. Both refuse the same values with the same words.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from mnist_tasks.data import allowed_sources
 from mnist_tasks.run_parameters import RunConfig
@@ -23,7 +22,9 @@ from mnist_tasks.system.errors import InputError, TaskError
 
 PREFIX = "MNIST_"
 
-# What Kubernetes adds to a pod's environment for each service whose name begins with mnist: no settings.
+T = TypeVar("T")
+
+# Kubernetes adds these to the environment of a pod for each service whose name begins with mnist. They are no settings.
 SERVICE_LINK = re.compile(r"MNIST_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)")
 
 
@@ -32,22 +33,22 @@ class Setting:
     """An environment variable.
 
     Args:
-        meaning: what it says, in a line.
-        read: makes its value from the text; raises an `InputError` that says what is wrong with it.
-        default: the text if it is not set.
+        description: what it sets, in a line.
+        parse: turns the text into the value; raises an `InputError` if it cannot be used.
+        default: the text if the variable is not set.
     """
 
-    meaning: str
-    read: Callable[[str], Any]
+    description: str
+    parse: Callable[[str], Any]
     default: str = ""
 
 
 def value(name: str, environment: Mapping[str, str] | None = None) -> Any:
-    """What a setting says.
+    """Return the value of a setting.
 
     Args:
         name: a key of `SETTINGS`.
-        environment: where to look, by default this process's.
+        environment: the environment to read, by default that of this process.
 
     Raises:
         InputError: naming the setting and what is wrong with it.
@@ -55,13 +56,13 @@ def value(name: str, environment: Mapping[str, str] | None = None) -> Any:
     environment = os.environ if environment is None else environment
     setting = SETTINGS[name]
     try:
-        return setting.read(environment.get(name, setting.default))
+        return setting.parse(environment.get(name, setting.default))
     except TaskError as error:
         raise InputError(f"{name}: {error}") from error
 
 
 def problems(environment: Mapping[str, str] | None = None) -> list[str]:
-    """What is wrong with the settings, a line for each; unknown ones are wrong, too."""
+    """Return what is wrong with the settings, a line for each bad or unknown one."""
     environment = os.environ if environment is None else environment
     found = []
     for name in sorted(name for name in environment if name.startswith(PREFIX)):
@@ -83,8 +84,8 @@ def check(environment: Mapping[str, str] | None = None) -> None:
         raise InputError("; ".join(found))
 
 
-def time_to_wait(text: str) -> timedelta | None:
-    """The time that a text such as 90m or 24h names; None if it is empty.
+def duration(text: str) -> timedelta | None:
+    """Parse a duration such as 90m or 24h; return None for an empty text.
 
     Raises:
         InputError: if it is not a time, zero or longer than a year.
@@ -102,14 +103,14 @@ def time_to_wait(text: str) -> timedelta | None:
     return wait
 
 
-def _home(text: str) -> str:
+def _folder(text: str) -> str:
     if "\0" in text or "\n" in text:
         raise InputError(f"{text!r} is not a path of a folder: it has a line break; rename the folder")
     return text
 
 
 def _schedule(text: str) -> str | None:
-    """A cron expression that comes due some day; None if the text is empty."""
+    """Parse a cron expression that is due at some time; return None for an empty text."""
     from croniter import croniter  # what Airflow reads its schedules with
 
     if not text:
@@ -132,60 +133,55 @@ def _name(text: str) -> str | None:
 
 
 def _notifiers(text: str) -> list[dict[str, Any]]:
-    """A list of objects with a notifier each. What is wrong is said without the text, which may hold a password."""
+    """Parse a list of notifiers. The messages do not repeat the text, which may hold a password."""
     if not text.strip():
         return []
-    form = """write a list such as '[{"notifier": "mnist_notify.WebhookNotifier", "conn_id": "chat"}]'"""
-    try:
-        entries = json.loads(text)
-    except ValueError as error:
-        raise InputError(f"it is not JSON: {error}; {form}") from None
-    if not isinstance(entries, list):
-        raise InputError(f"it is not a JSON list of objects, each with a notifier; {form}")
+    way_out = """write a list such as '[{"notifier": "mnist_notify.WebhookNotifier", "conn_id": "chat"}]'"""
+    entries = _json(text, list, "list of objects, each with a notifier", way_out)
     for number, entry in enumerate(entries, start=1):
         if not (isinstance(entry, dict) and isinstance(entry.get("notifier"), str)):
-            raise InputError(f"entry {number} is not an object with the path of a class under `notifier`; {form}")
+            raise InputError(f"entry {number} is not an object with the path of a class under `notifier`; {way_out}")
     return entries
 
 
 def _parameters(text: str) -> dict[str, Any]:
-    """Parameters of a run by name, from a JSON object or the file that holds one; checked as those of a run are."""
+    """Parse and check parameters of a run, given as a JSON object or as the path of a file with one."""
     if not text.strip():
         return {}
-    form = """write a JSON object, such as '{"recipe": "cnn", "min_accuracy": 0.99}', or the path of a file with one"""
-    where = ""
+    way_out = """write an object, such as '{"recipe": "cnn", "min_accuracy": 0.99}', or the path of a file with one"""
     if not text.lstrip().startswith(("{", "[", '"')):
         path = Path(text.strip()).expanduser()
-        where = f"{path}: "
         try:
             text = path.read_text(encoding="utf-8")
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else "it is not text in UTF-8"
-            raise InputError(f"{path} cannot be read: {reason}; {form}") from error
-    try:
-        parameters = json.loads(text)
-    except ValueError as error:
-        raise InputError(f"{where}it is not JSON: {error}; {form}") from error
-    if not isinstance(parameters, dict):
-        raise InputError(f"{where}it is not a JSON object; {form}")
+            raise InputError(f"{path} cannot be read: {reason}; {way_out}") from error
+        way_out += f" ({path})"
+    parameters = _json(text, dict, "object", way_out)
     RunConfig.from_parameters(parameters)
     return parameters
 
 
-def _text(text: str) -> str:
-    return text.strip()
+def _json(text: str, kind: type[T], kind_words: str, way_out: str) -> T:
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise InputError(f"it is not JSON: {error}; {way_out}") from None  # the error holds the whole text
+    if not isinstance(value, kind):
+        raise InputError(f"it is not a JSON {kind_words}; {way_out}")
+    return value
 
 
 SETTINGS: Mapping[str, Setting] = {
-    "MNIST_HOME": Setting("folder of datasets, runs and models", _home),
+    "MNIST_HOME": Setting("the folder of datasets, runs and models", _folder),
     "MNIST_SCHEDULE": Setting("when the training runs by itself: cron, UTC; empty for never", _schedule, "0 2 * * *"),
     "MNIST_PARAMS": Setting("defaults of a run's parameters: a JSON object, or the path of a file", _parameters),
     "MNIST_SOURCES": Setting("what a data source or an inbox may be, beside MNIST_HOME", allowed_sources.parse),
-    "MNIST_WATCH_INBOX": Setting("how often to look into the inbox, such as 30s; empty for never", time_to_wait),
+    "MNIST_WATCH_INBOX": Setting("how often to look into the inbox, such as 30s; empty for never", duration),
     "MNIST_GPU_QUEUE": Setting("the queue of train and evaluate; empty for the default one", _name),
     "MNIST_GPU_POOL": Setting("the pool of train and evaluate, which must exist; empty for the default one", _name),
-    "MNIST_KUBERNETES_GPU_IMAGE": Setting("the image of train and evaluate under the KubernetesExecutor", _text),
-    "MNIST_APPROVAL": Setting("how long a candidate waits for a person's approval, such as 24h", time_to_wait),
+    "MNIST_KUBERNETES_GPU_IMAGE": Setting("the image of train and evaluate under the KubernetesExecutor", str.strip),
+    "MNIST_APPROVAL": Setting("how long a candidate waits for a person's approval, such as 24h", duration),
     "MNIST_NOTIFY": Setting("whom to tell what became of a run: a JSON list", _notifiers),
-    "MNIST_COMMIT": Setting("the git commit that a container's image was built from", _text),
+    "MNIST_COMMIT": Setting("the git commit that a container's image was built from", str.strip),
 }

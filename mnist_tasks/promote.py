@@ -53,7 +53,7 @@ def promote(run: Path, models: Path, config: GateConfig, approval: Approval | No
     Raises:
         ModelError: if the gate refuses the candidate, a file is not the one that was evaluated, the approval is for
             another evaluation, or the champion has changed since.
-        OSError: if a file cannot be read or written now; `ModelDirectory.standing` then says who is champion.
+        OSError: if a file cannot be read or written now; `ModelDirectory.describe_champion` then says who is champion.
     """
     log.info("reading the evaluation in %s", run)
     evaluation = Evaluation.read(run / EVALUATION, "clear the evaluate task to write it again")
@@ -87,12 +87,12 @@ def promote(run: Path, models: Path, config: GateConfig, approval: Approval | No
         version = _publish(run, directory, evaluation, training, record)
         log.info("promoted as version %d: %s: %s", version.number, version.folder, decision.reason)
     elif decision.outcome == "refused":
-        raise ModelError(f"refused: {decision.reason}; {directory.standing()}{_way_out(decision)}")
+        raise ModelError(f"refused: {decision.reason}; {directory.describe_champion()}{_way_out(decision)}")
     else:
         # Without an answer, nobody has judged the candidate.
         if approval is None or approval.approved is not False or approval.by is not None:
             remember_rejection(directory, record, training.fingerprint)
-        log.info("rejected: %s; %s", decision.reason, directory.standing())
+        log.info("rejected: %s; %s", decision.reason, directory.describe_champion())
     return Promoted(
         version is not None,
         decision.forced,
@@ -154,7 +154,7 @@ def _record_failure(run: Path, models: ModelDirectory, record: DecisionRecord, e
             record.model_copy(update={"not_published": str(error)}).write(run / DECISION)
     except OSError as another:
         result = f"what became of the candidate cannot be looked up or written down: {another}"
-    log.error("%s; %s", result, models.standing())
+    log.error("%s; %s", result, models.describe_champion())
 
 
 def _way_out(decision: Decision) -> str:

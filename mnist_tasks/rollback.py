@@ -47,7 +47,7 @@ def rollback(models: Path, config: RollbackConfig, run_id: str) -> RolledBack:
     try:
         version = roll_back(directory, config.version, reason=config.reason, published_by=run_id, once=True)
     except OSError:
-        log.warning("the rollback was not completed: %s", directory.standing())
+        log.warning("the rollback was not completed: %s", directory.describe_champion())
         raise
     metadata = version.metadata()
     restores = metadata.restores or version.number

@@ -68,9 +68,6 @@ SECTIONS: Mapping[str, tuple[str, ...]] = {
     ),
 }
 
-# Settable in a recipe only.
-NOT_IN_THE_FORM = {"beta_2"}
-
 
 @dataclass(frozen=True)
 class RunConfig:

@@ -5,18 +5,17 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mnist_tasks import documents
 from mnist_tasks.config import TrainConfig
 from mnist_tasks.data.dataset import Dataset
-from mnist_tasks.documents import Training, TrainingHistory
+from mnist_tasks.documents import Epoch, Training, TrainingHistory
 from mnist_tasks.registry.version import MODEL, SAVED_MODEL
 from mnist_tasks.system.errors import InputError
 from mnist_tasks.system.files import atomic_folder, remove_staging_folders, write_atomically
@@ -26,7 +25,7 @@ from mnist_tasks.training.architectures import export, published_model, trainabl
 from mnist_tasks.training.checkpoint import Checkpoint, Progress
 from mnist_tasks.training.fingerprint import SETTINGS_WITHOUT_EFFECT_ON_WEIGHTS, fingerprint
 from mnist_tasks.training.image_chunks import Indices
-from mnist_tasks.training.loop import Epoch, build, fit
+from mnist_tasks.training.loop import build, fit
 from mnist_tasks.training.provenance import git_commit, hardware, kernel_variables, library_versions
 from mnist_tasks.training.tensorboard import EventFiles
 
@@ -168,27 +167,23 @@ def _run_epochs(
         if events:  # before the checkpoint: a kill between the two then repeats an event, and loses none
             events.write(epoch, float(model.optimizer.learning_rate))
         checkpoint.save(model, progress)
-        _write_history(run, progress.epochs)  # for those who watch the run
+        TrainingHistory(progress.epochs).write(run / "history.json")  # for those who watch the run
         _log_epoch(epoch, config)
     return model, progress
 
 
-def _write(run: Path, model: keras.Model, training: Training, epochs: Sequence[Epoch]) -> str:
+def _write(run: Path, model: keras.Model, training: Training, epochs: list[Epoch]) -> str:
     """Write the published model and the documents; return the digest of the weights."""
     write_atomically(run / MODEL, model.save)
     remove_staging_folders(run)
     shutil.rmtree(run / SAVED_MODEL, ignore_errors=True)
     with atomic_folder(run / SAVED_MODEL) as folder:
         export(model, folder)
-    _write_history(run, epochs)
+    TrainingHistory(epochs).write(run / "history.json")
     digest = weights_sha256(model)
     training.model_copy(update={"weights_sha256": digest}).write(run / "training.json")
     log.info("wrote %s, %s, history.json and training.json to %s", MODEL, SAVED_MODEL, run)
     return digest
-
-
-def _write_history(run: Path, epochs: Sequence[Epoch]) -> None:
-    TrainingHistory([documents.Epoch(**asdict(epoch)) for epoch in epochs]).write(run / "history.json")
 
 
 def split(count: int, config: TrainConfig) -> tuple[Indices, Indices | None]:

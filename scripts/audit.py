@@ -1,6 +1,7 @@
-"""`make audit`: look the pinned packages up among the known vulnerabilities; status 1 if one has any.
+"""`make audit`: look for known vulnerabilities of the pinned packages; end with status 1 if there are any.
 
-Prints how many could be looked up. Without access to PyPI, which has the list, that is none; this is not a failure.
+Prints how many packages could be looked up. PyPI has the list. Without access to it no package can be looked up, which
+is not a failure.
 """
 
 from __future__ import annotations
@@ -13,12 +14,12 @@ from pathlib import Path
 
 FILES = ("requirements.txt", "requirements-dev.txt", "requirements-stack.txt", "requirements-gpu.txt")
 
-# In an environment of its own: it needs some twenty packages that nothing else here does.
+# In an environment of its own, because it needs some twenty packages that nothing else here needs.
 AUDIT = [sys.executable, "-m", "uv", "tool", "run", "--quiet", "pip-audit==2.10.1", "--disable-pip", "--require-hashes"]
 
 
 def main() -> int:
-    """Print what was found; the exit status is 1 if a package has a known vulnerability."""
+    """Print the vulnerabilities that are known; return status 1 if there are any."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "audit.json"
         options = ["--format", "json", "--output", str(path), "--progress-spinner", "off"]

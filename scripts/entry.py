@@ -1,7 +1,7 @@
-"""How a command of this folder starts and ends, whatever environment it is started in. Imported before all else.
+"""Start and end a command of this folder, whatever environment it is started in. Import this module first.
 
-Status 1 says that the model was rejected, and it is also what Python ends with after an uncaught exception. So a
-command that does not come to its end, be it because a package cannot be imported, ends with status 2 here.
+Status 1 says that the model was rejected. Python also ends with 1 after an uncaught exception. So a command that breaks
+off, for example because a package cannot be imported, ends with status 2.
 """
 
 from __future__ import annotations
@@ -18,15 +18,17 @@ _status: int | None = None
 
 
 def start(anew: bool = True) -> None:
-    """Make this process one that is ready for a command; must be called before the other imports.
+    """Prepare this process for a command. Call it before the other imports.
 
-    What it was started with in variables such as PYTHONPATH, PYTHONWARNINGS and PYTHONIOENCODING is meant for other
-    programs, and text is UTF-8 whatever the locale: if need be, and `anew` allows it, it begins again in an interpreter
-    of that kind.
+    Variables such as PYTHONPATH, PYTHONWARNINGS and PYTHONIOENCODING are meant for other programs, and text must be
+    UTF-8 whatever the locale is. If this interpreter was started otherwise, replace it by one that ignores them.
+
+    Args:
+        anew: whether the interpreter may be replaced.
     """
     if anew and not (sys.flags.ignore_environment and sys.flags.utf8_mode):
         os.execv(sys.executable, [sys.executable, "-E", "-X", "utf8", *sys.argv])  # noqa: S606 - the same program
-    while (spare := os.open(os.devnull, os.O_RDWR)) <= 2:  # of the three that everything takes for granted
+    while (spare := os.open(os.devnull, os.O_RDWR)) <= 2:  # standard input, output and error must be open
         pass
     os.close(spare)
     atexit.register(_end)
@@ -34,14 +36,14 @@ def start(anew: bool = True) -> None:
 
 
 def end(status: int) -> NoReturn:
-    """End the process with this status, and no other one."""
+    """End the process with this status."""
     global _status
     _status = status
     sys.exit(status)
 
 
 def _end() -> None:
-    """Registered first, so called last."""
+    """End with status 2 if `end` was not called. Registered first, so that it is called last."""
     if _status is None:
         sys.stdout.flush()
         sys.stderr.flush()
@@ -49,10 +51,10 @@ def _end() -> None:
 
 
 class _Descriptor(io.FileIO):
-    """A file descriptor for output that nobody may want any more: of `| head`, of a terminal that is closed."""
+    """A file descriptor for output whose reader may go away, such as `head` or a terminal."""
 
     def write(self, data: bytes, /) -> int:  # type: ignore[override]
-        """Write, or drop it; the command's work goes on all the same."""
+        """Write the data, or drop them if nobody reads them any more. The command goes on in both cases."""
         try:
             written: int = super().write(data)
         except OSError:
@@ -64,5 +66,5 @@ class _Descriptor(io.FileIO):
 
 def _output(descriptor: int) -> io.TextIOWrapper:
     raw = io.BufferedWriter(_Descriptor(descriptor, "wb", closefd=False))
-    # Each line goes out at once, to a pipe too. What is not text, such as a name in another encoding, is shown escaped.
+    # Each line is written at once, also to a pipe. Bytes that are not UTF-8, such as those of a file name, are escaped.
     return io.TextIOWrapper(raw, encoding="utf-8", errors="backslashreplace", line_buffering=True)

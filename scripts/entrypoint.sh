@@ -1,4 +1,4 @@
-# The containers' first command: what Airflow and matplotlib write beside their work goes to /tmp, all else is read-only.
+# The entry point of the containers. The file system is read-only except /tmp, so matplotlib's cache is copied there.
 set -eu
 cp -r /opt/mnist/matplotlib "$MPLCONFIGDIR"
 exec "$@"

@@ -59,7 +59,9 @@ def parameters() -> str:
         ]
         lines.append("")
     lines += [SETTINGS_HEAD, "| setting | default | what it does |", "|---|---|---|"]
-    lines += [_row(f"`{name}`", _value(setting.default or None), setting.meaning) for name, setting in SETTINGS.items()]
+    lines += [
+        _row(f"`{name}`", _value(setting.default or None), setting.description) for name, setting in SETTINGS.items()
+    ]
     return "\n".join(lines) + "\n"
 
 

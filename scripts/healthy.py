@@ -1,4 +1,4 @@
-"""The containers' health checks: status 0 if the service that is named is alive and does its work."""
+"""The containers' health check: status 0 if the named service is healthy."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ SECONDS = 8
 
 
 def main(service: str) -> int:
-    """Ask the scheduler itself, which answers with 503 if it is not, or the API server about all others."""
+    """Ask the scheduler itself, which answers 503 if it is not healthy, or the API server about any other service."""
     if service == "scheduler":
         with urlopen("http://localhost:8974/health", timeout=SECONDS):
             return 0

@@ -1,4 +1,4 @@
-# What the one-shot container `init` does before Airflow starts; doing it again changes nothing.
+# The one-shot container `init` runs this before Airflow starts. A second time it changes nothing.
 set -eu
 airflow db migrate
 airflow users create --role Admin --username admin --password "$ADMIN_PASSWORD" \

@@ -1,58 +1,41 @@
-"""Airflow on this machine alone: SQLite, LocalExecutor, loopback. Started and stopped as one whole.
+"""An Airflow on this machine alone, with SQLite, LocalExecutor and loopback, which is started and stopped as a whole.
 
-Only one such Airflow runs at a time on a workspace. Every process it starts, and what those start, has ended when the
-`with` block has.
+Only one runs at a time on a workspace. When the `with` block ends, every process that it has started has ended, and
+what those have started, too.
 """
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import secrets
 import shlex
-import signal
 import socket
 import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from types import FrameType
-from typing import Any
-from urllib.parse import quote
 
 import httpx
-import psutil
+from airflow_api import LaunchError
 from filelock import FileLock, Timeout
-from keeper import STOP_SECONDS
+from process_tree import become_subreaper, stop_descendants
 from surroundings import HOST, USER, surroundings, unusable_proxies
 
 from mnist_tasks import installation
 from mnist_tasks.workspace import PROJECT, Workspace
 
 START_SECONDS = 120  # a cold disk and a busy machine included
-DAG = "mnist_training"
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-PR_SET_CHILD_SUBREAPER = 36  # <linux/prctl.h>
-
-
-class LaunchError(Exception):
-    """Airflow cannot be started or has stopped by itself; the message says why and what to do."""
-
-
-class Stopped(BaseException):
-    """A signal to end came. It is not an `Exception`, like KeyboardInterrupt."""
 
 
 class LocalAirflow:
-    """A running Airflow: its address, and a client that is logged in as admin.
+    """A running Airflow: its processes, their environment, and a client of its API.
 
-    `new_password` is the admin's password if it was made for this start, and None if there was one already.
+    `new_password` is the admin's password if this start has made it, and None if there was one already.
     """
 
     def __init__(self, home: Path, port: int, passwords: Path, settings: Mapping[str, str]) -> None:
@@ -62,8 +45,8 @@ class LocalAirflow:
         self.new_password = _new_password(passwords)
         self.environment = {**surroundings(os.environ, home, port, passwords), **settings}
         self.services: dict[str, subprocess.Popen[bytes]] = {}
-        self.keeper = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("keeper.py"))],
+        self.watchdog = subprocess.Popen(
+            [sys.executable, str(Path(__file__).with_name("watchdog.py"))],
             env=self.environment,
             stdin=subprocess.PIPE,
             text=True,
@@ -74,7 +57,7 @@ class LocalAirflow:
         return [sys.executable, "-m", "airflow", *arguments]
 
     def by_hand(self, *arguments: str) -> str:
-        """A line for a shell that runs an Airflow command on this workspace, whether it is up or not."""
+        """The shell command that runs an Airflow command on this workspace, whether Airflow is up or not."""
         if "?" in str(self.home):  # see `database_url`
             return "(no command reaches the database in a folder with a ? in its path)"
         names = ("AIRFLOW_HOME", "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN", "AIRFLOW__CORE__DAGS_FOLDER")
@@ -85,11 +68,11 @@ class LocalAirflow:
         return self.home / "logs" / "services" / f"{name}.log"
 
     def spawn(self, name: str, *arguments: str) -> subprocess.Popen[bytes]:
-        """Start an Airflow command whose output goes to a log file of its own."""
+        """Start an Airflow command. Its output goes to a log file of its own."""
         path = self.log_path(name)
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("wb") as log:
-            # A session of its own: Ctrl-C reaches only this launcher, which then stops its services in order.
+            # In a session of its own, so that Ctrl-C reaches only this launcher, which then stops the services.
             process = subprocess.Popen(
                 self.command(*arguments),
                 env=self.environment,
@@ -99,11 +82,11 @@ class LocalAirflow:
                 stderr=log,
                 start_new_session=True,
             )
-        print(process.pid, file=self.keeper.stdin, flush=True)
+        print(process.pid, file=self.watchdog.stdin, flush=True)
         return process
 
     def complete(self, name: str, process: subprocess.Popen[bytes]) -> None:
-        """Wait for a command that `spawn` started to end well."""
+        """Wait for a command that `spawn` has started; raise a `LaunchError` if it fails."""
         if process.wait():
             raise LaunchError(f"airflow {name} failed:\n{self._tail(name)}")
 
@@ -120,7 +103,7 @@ class LocalAirflow:
 
     @contextmanager
     def client(self) -> Iterator[httpx.Client]:
-        """A client of the REST API, logged in; ready once the API server is."""
+        """A client of the REST API that is logged in as admin, once the API server answers."""
         with httpx.Client(base_url=self.url, timeout=30, trust_env=False) as client:
             self._wait_for_api(client)
             password = json.loads(self.passwords.read_text())[USER]
@@ -133,7 +116,7 @@ class LocalAirflow:
         while True:
             self.check_services()
             try:
-                # The tasks' own API, which the server builds at its first request: seconds that no task should wait.
+                # The server builds the tasks' API at the first request for it, which takes seconds.
                 client.get("/execution/health").raise_for_status()
             except httpx.TransportError:
                 if time.monotonic() > deadline:
@@ -154,13 +137,13 @@ def local_airflow(
     services: Mapping[str, Sequence[str]],
     settings: Mapping[str, str],
 ) -> Iterator[LocalAirflow]:
-    """Start Airflow with the given services beside the API server; stop all of it at the end, however it comes.
+    """Start the API server and the given services of Airflow; stop all of it when the block ends, also by an error.
 
     Args:
-        workspace: where datasets, runs and models go; Airflow's own files go to `airflow` below it.
-        port: for the API server, on loopback.
-        passwords: the file with the admin's password, made if missing.
-        services: arguments of `airflow` by the name of the service.
+        workspace: where datasets, runs and models are written; Airflow's own files are in its folder `airflow`.
+        port: the port of the API server on loopback.
+        passwords: the file with the admin's password; made if it is missing.
+        services: the name of each service, and the arguments of `airflow` that start it.
         settings: further environment variables for all of them.
 
     Raises:
@@ -173,16 +156,16 @@ def local_airflow(
             "name a folder without $ in its path"
         )
     for name in unusable_proxies(os.environ):
-        print(f"{name} is ignored: httpx, which data sources are read with, knows no such proxy", file=sys.stderr)
+        print(f"{name} is ignored: httpx, which reads the data sources, does not support such a proxy", file=sys.stderr)
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
     with ExitStack() as stack:
         stack.enter_context(_only_one(home))
         _check_port(port)
-        _become_subreaper()
-        stack.callback(_stop_everything)
+        become_subreaper()
+        stack.callback(stop_descendants)
         airflow = LocalAirflow(home, port, passwords, {**_own_settings(workspace), **settings})
         _migrate(airflow)
-        # The DAG is in the database before anybody asks for it, without waiting for a DAG processor's first round.
+        # Writes the DAG to the database at once; the DAG processor's first round comes later.
         reserialize = airflow.spawn("dags-reserialize", "dags", "reserialize")
         airflow.services["api-server"] = airflow.spawn("api-server", "api-server")
         for name, arguments in services.items():
@@ -204,25 +187,11 @@ def _new_password(path: Path) -> str | None:
 
 
 def free_port() -> int:
-    """A port on loopback that nothing listens on."""
+    """Return a port on loopback that nothing listens on."""
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         port: int = probe.getsockname()[1]
         return port
-
-
-def stop_on_signals() -> None:
-    """Have each signal that asks a program to end unwind this one, Ctrl-C even where a shell has it ignored.
-
-    A hang-up that is ignored stays so: it was started by nohup, and goes on when the terminal is closed.
-    """
-
-    def stop(signum: int, _: FrameType | None) -> None:
-        raise Stopped(signal.Signals(signum).name)
-
-    for signum in STOP_SIGNALS:
-        if not (signum == signal.SIGHUP and signal.getsignal(signum) == signal.SIG_IGN):
-            signal.signal(signum, stop)
 
 
 @contextmanager
@@ -252,7 +221,7 @@ def _check_port(port: int) -> None:
 
 
 def _own_settings(workspace: Workspace) -> dict[str, str]:
-    """The settings that may name a path from where the user is; Airflow's processes are elsewhere."""
+    """The settings that may hold a relative path, made absolute: Airflow's processes run in another folder."""
     settings = {"MNIST_HOME": str(workspace.root)}
     if parameters := installation.value("MNIST_PARAMS"):
         settings["MNIST_PARAMS"] = json.dumps(parameters)
@@ -267,72 +236,8 @@ def _migrate(airflow: LocalAirflow) -> None:
         airflow.complete("db-migrate", airflow.spawn("db-migrate", "db", "migrate"))
         stamp.write_text(current)
     with closing(sqlite3.connect(database)) as connection, connection:
-        # Earlier releases named the assets by their paths. Airflow has one active asset of a name, and takes a minute
-        # to see that nothing refers to it any more, in which it starts no task that refers to the new one.
+        # Earlier releases used the path as the URI of an asset. Airflow allows one active asset of a name. It takes a
+        # minute to retire the old one, and until then it starts no task that refers to the new one.
         connection.execute(
             "DELETE FROM asset_active WHERE name IN ('mnist_champion', 'mnist_inbox') AND uri LIKE 'file:%'"
         )
-
-
-def _become_subreaper() -> None:
-    """Adopt what a service leaves behind, so that it can be found and stopped."""
-    if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
-        raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER, 1)")
-
-
-def _stop_everything() -> None:
-    """End every descendant: by SIGTERM, and by SIGKILL what is left after a while."""
-    # A second Ctrl-C must not leave half of them behind.
-    for signum in STOP_SIGNALS:
-        signal.signal(signum, signal.SIG_IGN)
-    me = psutil.Process()
-    deadline = time.monotonic() + STOP_SECONDS
-    for child in me.children():
-        child.terminate()
-    while children := me.children(recursive=True):
-        if time.monotonic() > deadline:
-            for child in children:
-                child.kill()
-        psutil.wait_procs(children, timeout=0.2)
-
-
-def require_dag(client: httpx.Client, by_hand: Callable[..., str]) -> str | None:
-    """Refuse to go on if the training cannot run; returns what to say if it is there and only paused.
-
-    Args:
-        client: of the API, logged in.
-        by_hand: makes a line for a shell of the arguments of `airflow`.
-
-    Raises:
-        LaunchError: if Airflow has no such DAG, its file cannot be imported, or its tasks ask for a pool that is not
-            there.
-    """
-    answer = client.get(f"/api/v2/dags/{DAG}")
-    if answer.status_code != httpx.codes.NOT_FOUND:
-        answer.raise_for_status()
-    dag: dict[str, Any] = answer.json()
-    if not answer.is_success or dag["has_import_errors"]:
-        errors = client.get("/api/v2/importErrors").raise_for_status().json()["import_errors"]
-        reasons = [f"\n{error['filename']}: {error['stack_trace'].strip().splitlines()[-1]}" for error in errors]
-        raise LaunchError(f"Airflow cannot import the DAG {DAG}{':' if reasons else ''}{''.join(reasons)}")
-    pool = installation.value("MNIST_GPU_POOL")
-    if pool and client.get(f"/api/v2/pools/{quote(pool, safe='')}").status_code == httpx.codes.NOT_FOUND:
-        raise LaunchError(
-            f"MNIST_GPU_POOL: Airflow has no pool {pool!r}, so train and evaluate would wait for ever; leave the "
-            "setting empty, or make the pool, here with one slot:\n"
-            + by_hand("pools", "set", pool, "1", "train and evaluate")
-        )
-    if not dag["is_paused"]:
-        return None
-    return f"{DAG} is paused: no run of it is started until you switch it on, in Airflow's UI or with\n" + by_hand(
-        "dags", "unpause", "--yes", DAG
-    )
-
-
-def describe(error: httpx.HTTPStatusError) -> str:
-    """What the API says is wrong, in its own words."""
-    try:
-        detail: Any = error.response.json()["detail"]
-    except (ValueError, KeyError, TypeError):
-        return str(error)
-    return detail if isinstance(detail, str) else json.dumps(detail)

@@ -21,21 +21,14 @@ import traceback
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import httpx
-from local_airflow import (
-    DAG,
-    LaunchError,
-    Stopped,
-    describe,
-    free_port,
-    local_airflow,
-    require_dag,
-    stop_on_signals,
-)
+from airflow_api import DAG, UNFINISHED, LaunchError, Run, describe, fail_interrupted, require_dag
+from local_airflow import free_port, local_airflow
+from process_tree import Stopped, stop_on_signals
 
 from mnist_tasks import installation
 from mnist_tasks.documents import DecisionRecord
@@ -47,9 +40,7 @@ from mnist_tasks.workspace import Workspace
 
 PROMOTED, REJECTED, FAILED = 0, 1, 2
 
-RUNS = f"/api/v2/dags/{DAG}/dagRuns"
 TASKS = ("load", "normalize", "train", "evaluate", "promote")
-UNFINISHED = ("queued", "running")
 POLL_SECONDS = 0.3
 
 
@@ -59,13 +50,13 @@ def main(arguments: list[str]) -> int:
 
 
 def stopped() -> str:
-    """What a signal has left: the run as this command ends it, and the champion as a look finds it."""
-    standing = ModelDirectory(Workspace.from_environment().models).standing()
-    return f"stopped; the run is marked as failed; {standing}"
+    """What to say after a signal: the run is failed, and who is champion now."""
+    champion_now = ModelDirectory(Workspace.from_environment().models).describe_champion()
+    return f"stopped; the run is marked as failed; {champion_now}"
 
 
 def run_once(arguments: list[str]) -> int:
-    """Start Airflow, run the DAG once, stop Airflow; returns the exit status."""
+    """Start Airflow, run the DAG once, stop Airflow, and return the exit status."""
     parameters = parse(arguments)
     check(parameters)
     if installation.value("MNIST_APPROVAL"):
@@ -77,7 +68,7 @@ def run_once(arguments: list[str]) -> int:
     workspace.prepare()
     with tempfile.TemporaryDirectory() as private:
         passwords = Path(private) / "passwords.json"
-        # Only the run that is asked for: no nightly one that would be due.
+        # Only this run is started, and not a nightly one that is due.
         settings = {"AIRFLOW__SCHEDULER__USE_JOB_SCHEDULE": "False"}
         services = {"scheduler": ("scheduler", "--skip-serve-logs")}
         with (
@@ -96,13 +87,13 @@ def run_once(arguments: list[str]) -> int:
 
 
 def check(parameters: dict[str, Any]) -> None:
-    """Refuse what the DAG would refuse, before anything is started for it."""
+    """Refuse settings and parameters that the DAG would refuse, before anything starts."""
     installation.check()
     RunConfig.from_parameters({**installation.value("MNIST_PARAMS"), **parameters})
 
 
 def exit_status(work: Callable[[], int], stopped: Callable[[], str]) -> int:
-    """The exit status of some work; what it fails with is printed, and what `stopped` says if a signal ends it."""
+    """Do the work and return its exit status. Print the error if it fails, and the text of `stopped` after a signal."""
     try:
         return work()
     except (LaunchError, TaskError) as error:
@@ -112,13 +103,13 @@ def exit_status(work: Callable[[], int], stopped: Callable[[], str]) -> int:
     except Stopped:
         print(stopped(), file=sys.stderr)
     except Exception:
-        # An uncaught exception would end with status 1, which says "rejected".
+        # Python ends with status 1 after an uncaught exception, which would say "rejected".
         traceback.print_exc()
     return FAILED
 
 
 def parse(arguments: Iterable[str]) -> dict[str, Any]:
-    """Parameters from `name=value`: as it was typed where a parameter is text, else JSON, such as a number."""
+    """Parse `name=value`. The value of a text parameter stays as it was typed; any other is read as JSON."""
     schemas = {name: schema for fields in run_form().values() for name, schema in fields.items()}
     parameters: dict[str, Any] = {}
     for argument in arguments:
@@ -134,7 +125,7 @@ def parse(arguments: Iterable[str]) -> dict[str, Any]:
 
 @dataclass
 class Seen:
-    """What has been printed about a task: its state, how many bytes of the log of which try, and an error in it."""
+    """What has been printed about a task: its state, the try, how much of its log, and the last error in the log."""
 
     state: str | None = None
     try_number: int = 0
@@ -142,68 +133,8 @@ class Seen:
     reason: str | None = None
 
 
-class Run:
-    """One run of the DAG, seen through the REST API.
-
-    Args:
-        client: of the API, logged in.
-        run_id: which run.
-        logs: the folder of Airflow's logs.
-        check: raises if the run cannot go on.
-    """
-
-    def __init__(self, client: httpx.Client, run_id: str, logs: Path, check: Callable[[], None] = lambda: None) -> None:
-        self.client, self.id, self.logs, self.check = client, run_id, logs, check
-        self.path = f"{RUNS}/{run_id}"
-
-    @classmethod
-    def trigger(
-        cls, client: httpx.Client, parameters: dict[str, Any], logs: Path, check: Callable[[], None] = lambda: None
-    ) -> Run:
-        """Start a run."""
-        body = {"logical_date": None, "conf": parameters}
-        created = client.post(RUNS, json=body).raise_for_status().json()
-        return cls(client, created["dag_run_id"], logs, check)
-
-    def get(self, below: str = "") -> dict[str, Any]:
-        """The run, or something below it, as the API gives it."""
-        self.check()
-        answer: dict[str, Any] = self.client.get(self.path + below).raise_for_status().json()
-        return answer
-
-    def next_try(self, task: dict[str, Any]) -> str:
-        """When a task that waits for a retry is tried again, and which of how many tries that is."""
-        name, number, tries = task["task_id"], task["try_number"], task["max_tries"] + 1
-        rule = self.client.get(f"/api/v2/dags/{DAG}/tasks/{name}").raise_for_status().json()
-        delay = timedelta(**{unit: rule["retry_delay"][unit] for unit in ("days", "seconds", "microseconds")})
-        least = delay.total_seconds() * (rule["retry_exponential_backoff"] or 1) ** (number - 1)
-        # Airflow spreads growing pauses, so that what failed together is not tried again together.
-        pause = f"{least:.0f} to {2 * least:.0f}" if rule["retry_exponential_backoff"] else f"{least:.0f}"
-        return f"; tried again in {pause} s, try {number + 1} of {tries}"
-
-    def log_path(self, task: str, try_number: int) -> Path:
-        """Where the log of a task's try is, as JSON lines: from the disk, as the API asks a log server for it first."""
-        return self.logs / f"dag_id={DAG}/run_id={self.id}/task_id={task}/attempt={try_number}.log"
-
-    def fail(self) -> None:
-        """Mark the run as failed."""
-        fail(self.client, self.id)
-
-
-def fail(client: httpx.Client, run_id: str) -> None:
-    """Mark a run as failed."""
-    client.patch(f"{RUNS}/{run_id}", json={"state": "failed"}).raise_for_status()
-
-
-def fail_interrupted(client: httpx.Client) -> None:
-    """Mark the runs as failed that an interrupted launcher has left unfinished."""
-    for left in client.get(RUNS, params={"state": UNFINISHED}).raise_for_status().json()["dag_runs"]:
-        print(f"{left['dag_run_id']} was interrupted; marking it as failed")
-        fail(client, left["dag_run_id"])
-
-
 def follow(run: Run, workspace: Workspace) -> int:
-    """Print what the run does until it ends, then its outcome; return the exit status."""
+    """Print the progress of a run until it ends, then its outcome; return the exit status."""
     print(f"{DAG} {run.id}")
     seen = {name: Seen() for name in TASKS}
     while True:
@@ -220,13 +151,13 @@ def follow(run: Run, workspace: Workspace) -> int:
 
 
 def show(run: Run, task: dict[str, Any], seen: Seen) -> None:
-    """Print what is new about a task since it was last looked at."""
+    """Print what is new about a task since the last call."""
     state, try_number = task["state"], task["try_number"]
     if try_number != seen.try_number:
         seen.try_number, seen.log_bytes, seen.reason = try_number, 0, None
     for line in new_lines(run.log_path(task["task_id"], try_number), seen):
         if line["event"].startswith("::"):
-            continue  # how the UI folds lines up
+            continue  # only tells the UI which lines to fold
         if line.get("logger", "").startswith("mnist_tasks") or line["level"] in ("error", "critical"):
             text = ": ".join([line["event"], *(error["exc_value"] for error in line.get("error_detail", [])[:1])])
             print(f"    {text}", flush=True)
@@ -244,7 +175,7 @@ def show(run: Run, task: dict[str, Any], seen: Seen) -> None:
 
 
 def new_lines(path: Path, seen: Seen) -> list[dict[str, Any]]:
-    """The whole lines that a log has got since `seen`."""
+    """The complete lines that were added to a log since the last call."""
     if not path.exists():
         return []
     with path.open("rb") as log:
@@ -255,34 +186,35 @@ def new_lines(path: Path, seen: Seen) -> list[dict[str, Any]]:
 
 
 def outcome(promote: str | None, workspace: Workspace, folder: Path) -> int:
-    """Print what became of the run, by its decision and the model directory; return the exit status that goes with it.
+    """Print the outcome of a run, from its decision and the model directory; return the exit status.
 
     Args:
         promote: the state of the task promote.
-        workspace: where the model directory is.
-        folder: the run's.
+        workspace: the workspace with the model directory.
+        folder: the run's folder.
     """
     models = ModelDirectory(workspace.models)
     path = folder / "decision.json"
     decision = DecisionRecord.read(path, "clear the promote task") if path.exists() else DecisionRecord()
     said, version = decision.outcome, became.version_of(decision, folder, models)
+    champion_now = models.describe_champion()
     unpublished = said in (became.APPROVED, became.PROMOTED) and version is None
-    # A rejection skips the task, or fails it if on_rejection says so.
+    # A rejection skips the task, or fails it with on_rejection=fail.
     ended = promote in ("success", "skipped") or (promote == "failed" and said == became.REJECTED)
     if not said or unpublished or not ended:
         known = f"version {version} is published, but the task promote has not ended well; " if version else ""
         known = f"{became.not_published(decision)}; " if unpublished else known
-        print(f"failed: {known}the task's log above says why; {models.standing()}")
+        print(f"failed: {known}the task's log above says why; {champion_now}")
         return FAILED
     if said == became.UNCHANGED:
-        print(f"unchanged: {decision.reason}\n  decision  {os.path.relpath(path)}\n  champion  {models.standing()}")
+        print(f"unchanged: {decision.reason}\n  decision  {os.path.relpath(path)}\n  champion  {champion_now}")
         return REJECTED if decision.rejected_in else PROMOTED
     print(f"{f'promoted as version {version}' if version else 'rejected'}: {decision.reason}")
     if decision.candidate_accuracy is not None:
         print(f"  accuracy  {decision.candidate_accuracy:.4f}")
     print(f"  decision  {os.path.relpath(path)}")
     model = os.path.relpath(models.link / "model.keras")
-    print(f"  model     {model}" if version else f"  champion  {models.standing()}")
+    print(f"  model     {model}" if version else f"  champion  {champion_now}")
     return PROMOTED if version else REJECTED
 
 

@@ -1,13 +1,13 @@
 # Install the packages of a requirements file, and this project, into .venv, unless that is done already.
 # Usage: setup.sh REQUIREMENTS STAMP [PYTHON]. Any failure ends with status 2.
 #
-# The environment belongs to this folder and this version of Python: in a checkout that was copied or moved, or after an
-# upgrade of Python, its commands and its link to the code would be those of the other place, so it is made anew.
-# Debian's and Ubuntu's Python comes without ensurepip, so a virtual environment gets its pip from the pip at hand.
+# The environment is bound to this folder and this version of Python. It is made anew in a checkout that was copied or
+# moved, where it would run the code of the other place, and after an upgrade of Python. Python of Debian and Ubuntu comes
+# without ensurepip, so the pip at hand installs the pip of the environment.
 
 requirements=$1 stamp=.venv/$2 python=${3:-python3}
 unset MAKEFLAGS MAKELEVEL
-# What the user has set for other environments must not reach this one.
+# The user has set these for other environments.
 unset PIP_TARGET PIP_PREFIX PIP_ROOT PIP_USER PIP_REQUIRE_VIRTUALENV PIP_NO_DEPS PIP_PYTHON
 
 fail() {
@@ -15,7 +15,7 @@ fail() {
     exit 2
 }
 
-# The version and the machine that a Python is for; nothing if it does not work.
+# Print the version and the machine of a Python; nothing if it does not work.
 kind() {
     "$1" -I -S -c 'import os, sys; print(*sys.version_info[:2], os.uname().machine)' 2>/dev/null
 }
@@ -34,9 +34,9 @@ if [ "$(cat .venv/made-for 2>/dev/null)" = "$wanted" ] && [ "$for_what" = "$want
     if [ "$(cat "$stamp" 2>/dev/null)" = "$content" ]; then exit 0; fi
 else
     "$python" -I -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null ||
-        fail "$python is not there or not Python 3.10 to 3.13; name another one with PYTHON=python3.11"
+        fail "$python is missing or is not Python 3.10 to 3.13; name another one with PYTHON=python3.11"
     if [ -e .venv ]; then
-        echo "the virtual environment in .venv is not of this folder and Python; making it anew"
+        echo "the virtual environment in .venv belongs to another folder or Python; making it anew"
     else
         echo "making a virtual environment in .venv"
     fi
@@ -49,11 +49,11 @@ else
 fi
 
 echo "installing $requirements (2.5 GB; some minutes the first time)"
-# The file names all packages there are to install: with --no-deps pip has nothing to choose.
+# The file names every package, so with --no-deps pip has nothing to choose.
 pip install --compile --no-deps --require-hashes -r "$requirements" || fail "pip could not install $requirements"
-# With the setuptools of the requirements, whose hash was checked, instead of the newest; it warns of what is meant here.
+# With setuptools from the requirements, whose hash was checked, instead of the newest one. Editable is intended here.
 PYTHONWARNINGS="ignore:Editable installation" pip install --no-deps --no-build-isolation --editable . ||
     fail "pip could not install this project"
-# Or the first run's figures would wait for it.
+# Write the cache of fonts now, so that the first run does not wait for it.
 .venv/bin/python -I -c "import matplotlib.font_manager" || fail "matplotlib cannot be imported"
 echo "$content" >"$stamp" || fail "$stamp cannot be written"

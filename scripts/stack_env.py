@@ -1,6 +1,6 @@
-"""`make env`: write `.env`, the secrets and settings of docker-compose.yaml, for its owner's eyes only.
+"""`make env`: write `.env`, the secrets and settings of docker-compose.yaml, readable by its owner only.
 
-Needs nothing but Python's standard library. A file that exists is left alone: the database knows its secrets.
+Needs only Python's standard library. An existing file is kept, because the database uses its secrets.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ ENV = Path(__file__).resolve().parent.parent / ".env"
 
 
 def text(gpu: bool) -> str:
-    """The file's content: new secrets each time."""
+    """The content of the file, with new secrets."""
     files = "docker-compose.yaml" if gpu else "docker-compose.yaml:docker-compose.no-gpu.yaml"
     found = "an" if gpu else "no"
     return f"""\

@@ -1,7 +1,7 @@
 """`make stack-run`: one run of mnist_training on the stack of docker-compose.yaml, followed to its end.
 
-Runs in a container that has the volumes. Arguments and exit status are those of `make run`; but when it is interrupted,
-the run goes on.
+Runs in a container with the volumes of the stack. Arguments and exit status are those of `make run`. If this command is
+interrupted, the run goes on.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from local_airflow import LaunchError, require_dag, stop_on_signals
-from run import POLL_SECONDS, Run, check, exit_status, follow, parse
+from airflow_api import LaunchError, Run, require_dag
+from process_tree import stop_on_signals
+from run import POLL_SECONDS, check, exit_status, follow, parse
 from surroundings import USER
 
 from mnist_tasks.workspace import Workspace
 
-AWAY_SECONDS = 180  # of the API server, restarts of it and of Postgres included
+AWAY_SECONDS = 180  # longer than a restart of the API server and of Postgres takes
 
 
 class PatientClient(httpx.Client):
@@ -41,7 +42,7 @@ class PatientClient(httpx.Client):
         self.password = password
 
     def request(self, method: str, url: httpx.URL | str, **arguments: Any) -> httpx.Response:
-        """As httpx does, but try again; only what changes nothing, as a trigger may have been taken."""
+        """Send a request. Repeat a GET while the server is away; but not a POST, which may have been carried out."""
         deadline = time.monotonic() + (AWAY_SECONDS if method == "GET" else 0)
         while True:
             try:
@@ -69,7 +70,7 @@ def main(arguments: list[str]) -> int:
 
 
 def run_once(arguments: list[str]) -> int:
-    """Trigger a run and follow it; returns the exit status."""
+    """Trigger a run, follow it, and return the exit status."""
     parameters = parse(arguments)
     check(parameters)
     logs = Path(os.environ["AIRFLOW__LOGGING__BASE_LOG_FOLDER"])

@@ -1,7 +1,7 @@
-"""The environment of every process that the launcher starts: the only place where it is made.
+"""The environment of every process that the launcher starts.
 
-It is the user's, less what is meant for another program, plus what makes Airflow the one of this workspace. Whoever
-starts the launcher, and from where, must make no difference to what a run does.
+It is the user's environment without the variables for other programs, and with those that bind Airflow to this
+workspace. A run must not depend on who starts the launcher, or where.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from mnist_tasks.workspace import PROJECT
 HOST = "127.0.0.1"
 USER = "admin"
 
-# For another Airflow, such as the address of a production database; for make; for another Python; for another
-# repository, when a git hook calls.
+# Meant for another Airflow (such as the address of a production database), for make, for another Python, or, in a git
+# hook, for another repository.
 FOREIGN = ("AIRFLOW", "_AIRFLOW", "MAKE", "PYTHON", "GIT_")
-# Of a notebook or of another project: figures are files here, and the backend of Keras is TensorFlow.
+# Set for a notebook or another project. Here figures are written to files, and the backend of Keras is TensorFlow.
 FOREIGN_NAMES = frozenset({"KERAS_BACKEND", "MPLBACKEND", "MATPLOTLIBRC"})
 
 PROXIES = ("http_proxy", "https_proxy", "all_proxy")
@@ -31,12 +31,12 @@ LOOPBACK = ("localhost", HOST, "::1")
 
 
 def surroundings(given: Mapping[str, str], home: Path, port: int, passwords: Path) -> dict[str, str]:
-    """The whole environment.
+    """Return the whole environment.
 
     Args:
-        given: the launcher's own.
+        given: the environment of the launcher.
         home: Airflow's folder in the workspace.
-        port: of the API server, on loopback.
+        port: the port of the API server on loopback.
         passwords: the file with the admin's password.
     """
     kept = {
@@ -48,12 +48,12 @@ def surroundings(given: Mapping[str, str], home: Path, port: int, passwords: Pat
 
 
 def _text() -> dict[str, str]:
-    """Text is UTF-8 and numbers have a point, whatever the user's locale."""
+    """Use UTF-8 and a decimal point, whatever the user's locale is."""
     return {"PYTHONUTF8": "1", "LC_ALL": "C.UTF-8"}
 
 
 def _person(given: Mapping[str, str], home: Path) -> dict[str, str]:
-    """A name for a user without an entry in passwd, such as a container's, and a home folder that can be entered."""
+    """Give a name to a user who is not in passwd, as in a container, and a home folder that can be entered."""
     person: dict[str, str] = {}
     try:
         getpass.getuser()
@@ -66,10 +66,10 @@ def _person(given: Mapping[str, str], home: Path) -> dict[str, str]:
 
 
 def proxies(given: Mapping[str, str]) -> dict[str, str]:
-    """The proxies, for data sources, under both spellings; loopback is reached without any.
+    """The proxies for data sources, under lower-case and upper-case names. Loopback is reached without a proxy.
 
-    httpx, which Airflow's tasks talk to its API with, takes the lower-case names first and cannot start at all with a
-    proxy or an exception that it does not understand, such as `socks://` or `fd00::/8`: those are left out.
+    Airflow's tasks talk to its API through httpx. It reads the lower-case names first, and cannot start with a proxy or
+    an exception that it does not support, such as `socks://` or `fd00::/8`. Those are left out.
     """
     found = {name: given.get(name) or given.get(name.upper()) or "" for name in (*PROXIES, "no_proxy")}
     usable = {name: found[name] for name in PROXIES if found[name] and _httpx_takes({name: found[name]})}
@@ -80,7 +80,7 @@ def proxies(given: Mapping[str, str]) -> dict[str, str]:
 
 
 def unusable_proxies(given: Mapping[str, str]) -> list[str]:
-    """The names of the variables with a proxy that `proxies` leaves out; not the values, which may hold a password."""
+    """The names of the variables whose proxy `proxies` leaves out. Their values may hold a password."""
     names = [name for name in given if name.lower() in PROXIES and given[name]]
     return sorted(name for name in names if not _httpx_takes({name: given[name]}))
 
@@ -89,7 +89,7 @@ def _httpx_takes(variables: Mapping[str, str]) -> bool:
     """Whether httpx can start with these variables about proxies."""
     with _only(variables):
         try:
-            httpx.Client(verify=False).close()  # noqa: S501 - it is asked for nothing
+            httpx.Client(verify=False).close()  # noqa: S501 - it sends nothing
         except (ValueError, httpx.InvalidURL, ImportError):
             return False
     return True
@@ -97,7 +97,7 @@ def _httpx_takes(variables: Mapping[str, str]) -> bool:
 
 @contextmanager
 def _only(variables: Mapping[str, str]) -> Iterator[None]:
-    """Have these variables about proxies, and no others, for a moment: httpx reads them nowhere else."""
+    """Set these variables about proxies, and no others, for the block: httpx reads them only from `os.environ`."""
     names = [name for name in os.environ if name.lower() in (*PROXIES, "no_proxy")]
     before = {name: os.environ.pop(name) for name in names}
     os.environ.update(variables)
@@ -112,7 +112,7 @@ def _only(variables: Mapping[str, str]) -> Iterator[None]:
 def _airflow(home: Path, port: int, passwords: Path) -> dict[str, str]:
     url = f"http://{HOST}:{port}"
     return {
-        # Every path is set here, although Airflow keeps some of them in its airflow.cfg: the workspace may be moved.
+        # Airflow keeps some of these paths in its airflow.cfg. All are set here, so that the workspace may be moved.
         "AIRFLOW_HOME": str(home),
         "AIRFLOW__CORE__DAGS_FOLDER": str(PROJECT / "dags"),
         "AIRFLOW__CORE__PLUGINS_FOLDER": str(PROJECT / "plugins"),
@@ -122,7 +122,7 @@ def _airflow(home: Path, port: int, passwords: Path) -> dict[str, str]:
         "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
         "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
-        # Each is a process; one run at a time needs one, the rest is for what else is in the DAG folder.
+        # Each is a process. A run needs one at a time; the others are for other DAGs of the folder.
         "AIRFLOW__CORE__PARALLELISM": "4",
         "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{url}/execution/",
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": f"{USER}:admin",
@@ -130,22 +130,22 @@ def _airflow(home: Path, port: int, passwords: Path) -> dict[str, str]:
         "AIRFLOW__API__HOST": HOST,
         "AIRFLOW__API__PORT": str(port),
         "AIRFLOW__API__BASE_URL": url,
-        # Signs what the services tell each other and the UI's sessions; as long as this Airflow lives.
+        # These sign the services' requests and the UI's sessions. They change with every start.
         "AIRFLOW__API_AUTH__JWT_SECRET": secrets.token_hex(64),
         "AIRFLOW__API__SECRET_KEY": secrets.token_hex(64),
         "AIRFLOW__API__WORKERS": "1",
         "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.1",
-        # A task's supervisor may sleep this long, in seconds, after its process has ended.
+        # Seconds that a task's supervisor may sleep after the task has ended.
         "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "1",
         "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
     }
 
 
 def database_url(path: Path) -> str:
-    """SQLAlchemy's URL of an SQLite file.
+    """Return SQLAlchemy's URL of an SQLite file.
 
-    A `?` would end the path in it, and there is no way to escape one that Airflow lets through. So a folder with a `?`
-    in its path goes by a name without, that of a descriptor which this process keeps open; SQLite follows it.
+    A `?` would end the path in the URL, and Airflow accepts no escaped form of it. So if the path of the folder has a
+    `?`, the URL names the folder by a file descriptor that this process keeps open.
     """
     if "?" in str(path):
         path = Path(f"/proc/{os.getpid()}/fd/{os.open(path.parent, os.O_PATH | os.O_DIRECTORY)}") / path.name

@@ -11,13 +11,9 @@ import os
 import sys
 import time
 
-from local_airflow import (
-    LaunchError,
-    Stopped,
-    local_airflow,
-    require_dag,
-    stop_on_signals,
-)
+from airflow_api import LaunchError, require_dag
+from local_airflow import local_airflow
+from process_tree import Stopped, stop_on_signals
 from surroundings import HOST, USER
 
 from mnist_tasks import installation
@@ -32,7 +28,7 @@ SERVICES = {
 
 
 def main() -> int:
-    """Serve until told to stop; the exit status is 0 then, and 2 if Airflow cannot be started or ends by itself."""
+    """Serve until a signal comes; return status 0 then, and 2 if Airflow cannot be started or ends by itself."""
     text = os.environ.get("PORT", "8080")
     if not (text.isdecimal() and 1 <= (port := int(text)) <= 65535):
         print(f"failed: PORT={text} is not a port number from 1 to 65535", file=sys.stderr)

@@ -1,14 +1,14 @@
-"""Starts a command with what was typed behind `make`, byte for byte: `make run source='https://host/a?b&c'`.
+"""Run a command with the parameters of `make`, byte for byte as they were typed: `make run source='https://host/a?b&c'`.
 
-`with_parameters.py COMMAND...` becomes that command with each `name=value` behind it. A name in capitals, such as
-MNIST_HOME, becomes an environment variable instead, which is what make makes of it.
+`with_parameters.py COMMAND...` replaces itself by that command and adds each `name=value`. A name in capitals, such as
+MNIST_HOME, is set as an environment variable instead, as make does.
 
-Make itself would hand values on through a shell, and expand them first: `$(shell ...)` in one would run. So the
-Makefile keeps them to itself, and they are read from MAKEFLAGS, where make writes them for another make: a dollar
-doubled, a blank or a backslash behind a backslash (`quote_for_env` in the main.c of GNU make 3.81 to 4.4.1). Only
-blanks at the start of a value are lost: make drops them.
+Make would expand the values and pass them through a shell, which would run a `$(shell ...)` in one. So the Makefile
+does not use them. They are read from MAKEFLAGS, where make writes them for another make: a dollar is doubled, a blank
+or a backslash follows a backslash (`quote_for_env` in main.c of GNU make 3.81 to 4.4.1). Make drops blanks at the start
+of a value, so these are lost.
 
-Needs nothing but Python's standard library.
+Needs only Python's standard library.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from collections.abc import Iterator
 
 FAILED = 2
 
-# Read by the Makefile itself.
-ITS_OWN = {"PYTHON", "COMPOSE"}
+# The Makefile itself uses these.
+MAKEFILE_VARIABLES = {"PYTHON", "COMPOSE"}
 
 
 def given(flags: str) -> Iterator[tuple[str, str]]:
-    """The names and values that were typed behind make, from its MAKEFLAGS."""
+    """The names and values that were typed behind `make`, from MAKEFLAGS."""
     _, _, words = f" {flags}".partition(" -- ")
     for word in re.findall(r"(?:\\.|[^\\ \t])+", words, re.DOTALL):
         name, _, value = re.sub(r"\\(.)|\$\$", lambda match: match[1] or "$", word, flags=re.DOTALL).partition("=")
         name = name.removesuffix(":")
-        if name not in ITS_OWN:
+        if name not in MAKEFILE_VARIABLES:
             yield name, value
 
 
 def main(command: list[str]) -> int:
-    """Become the command; returns only if it cannot be started."""
+    """Replace this process by the command. Return a status only if it cannot be started."""
     values = dict(given(os.environ.get("MAKEFLAGS", "")))
     parameters = [f"{name}={value}" for name, value in values.items() if name != name.upper()]
     settings = {name: value for name, value in values.items() if name == name.upper()}

@@ -149,7 +149,8 @@ def test_figures_are_drawn_even_where_nothing_is_known(tmp_path: Path) -> None:
     labels = np.zeros(5, np.uint8)
     metrics = compute_metrics(np.eye(10, dtype=np.float32)[labels], labels)
 
-    figures.training_curves([Epoch(number=1, metrics={"loss": 0.1, "accuracy": 1.0})], tmp_path / "training.png")
+    epoch = Epoch(number=1, metrics={"loss": 0.1, "accuracy": 1.0}, seconds=1, images_per_second=1)
+    figures.training_curves([epoch], tmp_path / "training.png")
     figures.confusion_matrix(metrics.confusion, tmp_path / "confusion.png")
     figures.worst_mistakes(np.zeros((0, 28, 28), np.uint8), [], tmp_path / "mistakes.png")
     figures.recall_by_digit(metrics.digits, None, tmp_path / "recall.png")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from mnist_tasks.installation import SETTINGS, check, problems, time_to_wait, value
+from mnist_tasks.installation import SETTINGS, check, duration, problems, value
 from mnist_tasks.system.errors import InputError
 from mnist_tasks.workspace import PROJECT
 
@@ -25,7 +25,7 @@ BAD = [
     ("MNIST_GPU_QUEUE", "\n", "'\\n' has blanks around it"),
     ("MNIST_PARAMS", '{"epochs": 0}', "epochs: 0 is less than the minimum of 1"),
     ("MNIST_PARAMS", '{"recip": "cnn"}', "recip: unknown parameter; did you mean recipe?"),
-    ("MNIST_PARAMS", "[1]", "it is not a JSON object; write a JSON object, such as"),
+    ("MNIST_PARAMS", "[1]", "it is not a JSON object; write an object, such as"),
     ("MNIST_PARAMS", "{", "it is not JSON: "),
     ("MNIST_PARAMS", "/no/such/file", "/no/such/file cannot be read: No such file or directory"),
 ]
@@ -114,5 +114,5 @@ def test_what_kubernetes_says_of_a_service_named_mnist_is_no_setting() -> None:
         (" 365d ", timedelta(days=365)),
     ],
 )
-def test_a_time_to_wait_is_a_number_and_a_unit(text: str, time: timedelta | None) -> None:
-    assert time_to_wait(text) == time
+def test_a_duration_is_a_number_and_a_unit(text: str, time: timedelta | None) -> None:
+    assert duration(text) == time

@@ -69,7 +69,7 @@ def writing(models: ModelDirectory) -> Iterator[None]:
     except InputError:
         raise
     except (TaskError, OSError, MemoryError) as error:
-        raise TaskError(f"{error or 'out of memory'}; {models.standing()}") from error
+        raise TaskError(f"{error or 'out of memory'}; {models.describe_champion()}") from error
 
 
 def _cell(value: Any) -> str:

@@ -98,7 +98,7 @@ class ModelDirectory:
         if not history.events and any(version.metadata().replaces for version in self.served()):
             raise ModelError(f"{self.link} and {self.history_file.path} are missing, but versions exist; run {REPAIR}")
 
-    def standing(self) -> str:
+    def describe_champion(self) -> str:
         """Who is champion at this moment, as a clause of a message: looked up, never assumed."""
         try:
             champion = self.champion()

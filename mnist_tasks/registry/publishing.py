@@ -57,7 +57,7 @@ def publish(
         ModelError: if a file is not the one that was evaluated, the champion is no longer `replaces`, or this model was
             published by an earlier try and has been retired since.
         OSError: if the directory cannot be written to or is full. If it is raised after the link has moved, the version
-            is champion: `ModelDirectory.standing` tells.
+            is champion: `ModelDirectory.describe_champion` tells.
     """
     with models.writing() as history:
         version = published_version(models, history, published_by, training.weights_sha256)

@@ -39,7 +39,7 @@ def roll_back(
         InputError: if the reason is empty, there is no version to go back to, or it is champion already.
         ModelError: if the version is damaged or does not pass its smoke test, before anything has changed.
         OSError: if a file cannot be read or written now. If it is raised after the link has moved, the new version is
-            champion: `ModelDirectory.standing` tells.
+            champion: `ModelDirectory.describe_champion` tells.
     """
     reason = checked_reason(reason)
     with models.writing() as history:

@@ -27,7 +27,7 @@ NATIVE_LINE = re.compile(r"([IWEF])\d{4} \S+ +\d+ \S+\] (.*)")
 NATIVE_LEVELS = {"I": logging.DEBUG, "W": logging.WARNING, "E": logging.WARNING, "F": logging.CRITICAL}
 
 # Lines without a severity that TensorFlow writes at every start, whatever happens.
-CHATTER = ("WARNING: All log messages before absl::InitializeLog", "To enable the following instructions:")
+STARTUP_LINES = ("WARNING: All log messages before absl::InitializeLog", "To enable the following instructions:")
 
 
 def use_devices(device: str = "auto") -> str:
@@ -158,7 +158,7 @@ def _relay(read_end: int) -> None:
                 severity, text = match.groups()
                 native.log(native_level(severity, text), "%s", text)
             elif line.strip():
-                native.log(logging.DEBUG if line.startswith(CHATTER) else logging.INFO, "%s", line.rstrip())
+                native.log(logging.DEBUG if line.startswith(STARTUP_LINES) else logging.INFO, "%s", line.rstrip())
 
 
 def native_level(severity: str, text: str) -> int:

@@ -7,16 +7,16 @@ import logging
 import zipfile
 import zlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mnist_tasks.documents import Epoch
 from mnist_tasks.system.errors import is_transient
 from mnist_tasks.system.files import write_atomically
 from mnist_tasks.training.image_chunks import Array
-from mnist_tasks.training.loop import Epoch
 
 if TYPE_CHECKING:
     import keras
@@ -63,7 +63,7 @@ class Checkpoint:
 
     def save(self, model: keras.Model, progress: Progress) -> None:
         """Write the state of a model that has been trained as far as `progress` says."""
-        record = json.dumps({"origin": self.origin, "epochs": [asdict(epoch) for epoch in progress.epochs]})
+        record = json.dumps({"origin": self.origin, "epochs": [epoch.to_json_value() for epoch in progress.epochs]})
         arrays = {f"state_{index}": np.asarray(variable.value) for index, variable in enumerate(_state(model))}
         arrays |= {f"best_{index}": array for index, array in enumerate(progress.best_weights)}
 

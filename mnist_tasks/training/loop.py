@@ -25,11 +25,11 @@ import logging
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mnist_tasks.documents import Epoch
 from mnist_tasks.system.errors import InputError, TrainingDivergedError
 from mnist_tasks.training.image_chunks import Array, ChunkReader, Indices, chunk_reader
 
@@ -42,20 +42,6 @@ log = logging.getLogger(__name__)
 FIRST_CALL_STEPS = 1  # how long a step takes is not known yet
 CALL_SECONDS = 1.0
 PROGRESS_SECONDS = 30  # between lines about an epoch that takes longer
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """One pass over the training set: its number from 1, its metrics, its wall time, and the speed of the training.
-
-    Metrics are the means over the epoch while it trained, as Keras has them, and with the prefix `val_` those of the
-    validation images after it. The time includes the validation; the speed does not.
-    """
-
-    number: int
-    metrics: dict[str, float]
-    seconds: float
-    images_per_second: float
 
 
 def build(model: keras.Model, images: Array, labels: Array) -> None:
@@ -139,7 +125,7 @@ def fit(
         if number == epochs:
             with model.distribute_strategy.scope():
                 model.optimizer.finalize_variable_values(model.trainable_variables)
-        yield Epoch(number, metrics, time.perf_counter() - start, speed)
+        yield Epoch(number=number, metrics=metrics, seconds=time.perf_counter() - start, images_per_second=speed)
 
 
 def _validation_metrics(validate: StepRunner, indices: Indices, epoch: int) -> dict[str, float]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from mnist_tasks.documents import Epoch
 from mnist_tasks.system.disk_space import explained_disk_errors
-from mnist_tasks.training.loop import Epoch
 
 
 class EventFiles:

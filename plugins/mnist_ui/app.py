@@ -162,7 +162,7 @@ def version_page(request: Request, number: Number) -> HTMLResponse:
         run=None,
         tasks=[],
         published=version.number if was_champion(version.number, models) else None,
-        standing=_standing(models),
+        champion_now=_champion_now(models),
     )
 
 
@@ -201,7 +201,9 @@ def run_page(request: Request, dag_id: str, run_id: str, session: SessionDep) ->
     models, folder = ModelDirectory(workspace.models), _run_folder(workspace, run_id)
     if dag_id == ROLLBACK:
         versions = published_by(run_id, models)
-        return page(request, "rollback.html", title="Rollback", run=run, versions=versions, standing=_standing(models))
+        return page(
+            request, "rollback.html", title="Rollback", run=run, versions=versions, champion_now=_champion_now(models)
+        )
     if dag_id != TRAINING:
         raise HTTPException(404, f"This run is not one of {TRAINING}: it has no model.")
     query = select(TaskInstance).where(TaskInstance.dag_id == dag_id, TaskInstance.run_id == run_id)
@@ -218,7 +220,7 @@ def run_page(request: Request, dag_id: str, run_id: str, session: SessionDep) ->
         run=run,
         tasks=tasks,
         published=published_as(folder, models),
-        standing=_standing(models),
+        champion_now=_champion_now(models),
     )
 
 
@@ -238,10 +240,10 @@ def static(name: str) -> FileResponse:
     return FileResponse(HERE / "static" / name, media_type=STATIC[name])
 
 
-def _standing(models: ModelDirectory) -> str:
+def _champion_now(models: ModelDirectory) -> str:
     """Who is champion now, as a sentence."""
-    standing = models.standing()
-    return f"{standing[0].upper()}{standing[1:]}."
+    champion_now = models.describe_champion()
+    return f"{champion_now[0].upper()}{champion_now[1:]}."
 
 
 def _version(number: str) -> Version:

@@ -15,10 +15,11 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import RootModel, ValidationError
+from pydantic import ValidationError
 
 from mnist_tasks.documents import (
     Check,
+    DatasetDescription,
     DecisionRecord,
     Epoch,
     Evaluation,
@@ -51,10 +52,6 @@ SHEET_TEXT = (
 )
 
 T = TypeVar("T", bound=JsonFile)
-
-
-class AnyObject(JsonFile, RootModel[dict[str, Any]]):
-    """A JSON object of which the page shows whatever is in it."""
 
 
 @dataclass(frozen=True)
@@ -228,8 +225,8 @@ def report(folder: Path, datasets: Path, training: str = "training.json") -> Rep
     found.evaluation = _read(folder / EVALUATION, Evaluation, found.problems)
     found.decision = _read(folder / DECISION, DecisionRecord, found.problems)
     if found.training and re.fullmatch("[0-9a-f]{64}", found.training.dataset or ""):
-        description = _read(datasets / str(found.training.dataset) / "dataset.json", AnyObject, [])
-        found.dataset = description.root if description else {}
+        description = _read(datasets / str(found.training.dataset) / "dataset.json", DatasetDescription, [])
+        found.dataset = description.to_json_value() if description else {}
     found.data = _read(folder / "data" / "validation.json", ValidationReport, found.problems)
     batches = found.data.batches if found.data else []
     sheets = {batch.picture: SHEET_TEXT.format(batch.name) for batch in batches if batch.picture}

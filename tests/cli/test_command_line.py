@@ -506,7 +506,7 @@ def test_a_failure_after_the_link_has_moved_says_who_is_champion(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    assert models.standing() == "version 2 is champion"
+    assert models.describe_champion() == "version 2 is champion"
     monkeypatch.setattr(History, "append", full)
 
     status, text, errors = command("models", "rollback", "--reason", "x")

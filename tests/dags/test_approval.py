@@ -25,7 +25,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import joinedload
 
 from mnist_tasks.gate_config import GateConfig
-from mnist_tasks.installation import time_to_wait
+from mnist_tasks.installation import duration
 from mnist_tasks.registry.model_directory import ModelDirectory
 from mnist_tasks.system.errors import ModelError
 from mnist_tasks.workspace import PROJECT, Workspace
@@ -301,10 +301,10 @@ def test_an_odd_comment_costs_no_answer(params: Any, comment: str, dag: DAG, hom
     ("wait", "words"),
     [("1h", "1 hour"), ("90m", "90 minutes"), ("24h", "1 day"), ("7d", "7 days"), ("1s", "1 second")],
 )
-def test_the_time_to_wait_is_said_in_words(wait: str, words: str) -> None:
+def test_the_duration_is_said_in_words(wait: str, words: str) -> None:
     from mnist_approve import in_words
 
-    parsed = time_to_wait(wait)
+    parsed = duration(wait)
 
     assert parsed
     assert in_words(parsed) == words

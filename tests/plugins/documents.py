@@ -110,6 +110,7 @@ def evaluated_run(
     write_json(run / "evaluation.json", document)
     dataset = workspace.dataset(DIGEST)
     dataset.mkdir(parents=True, exist_ok=True)
-    description = {"digest": DIGEST, "source": "builtin", "train_images": 60000, "train_pixel_mean": 33.3184}
+    description = {"digest": DIGEST, "source": "builtin", "train_images": 60000, "test_images": 10000}
+    description["train_pixel_mean"] = 33.3184
     write_json(dataset / "dataset.json", description)
     return run

@@ -515,7 +515,7 @@ def test_hostile_words_in_documents_are_shown_as_they_are(
         change(folder / metadata, library_versions={text: text}, git_commit=text, published=text)
         checks = [dict.fromkeys(("rule", "metric", "slice", "verdict", "message"), text)]
         change(folder / "decision.json", checks=checks, policy={text: text})
-        epochs = [{"number": 1, "metrics": {text: 0.5}, "seconds": 1}]
+        epochs = [{"number": 1, "metrics": {text: 0.5}, "seconds": 1, "images_per_second": 1}]
         (folder / "history.json").write_text(json.dumps(epochs))
     change(home.dataset(DIGEST) / "dataset.json", source=text, **{text: text})
     checked_data(home.run_folder(run_id), text)

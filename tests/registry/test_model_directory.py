@@ -80,13 +80,13 @@ def test_an_empty_directory_has_no_champion(models: ModelDirectory) -> None:
 
 
 def test_who_is_champion_is_said_after_a_look(models: ModelDirectory) -> None:
-    assert models.standing() == "there is no champion"
+    assert models.describe_champion() == "there is no champion"
 
     publish(models, "run-1", None)
-    assert models.standing() == "version 1 is champion"
+    assert models.describe_champion() == "version 1 is champion"
 
     models.link.unlink()
-    assert models.standing().startswith(f"who is champion is unknown: {models.link} is missing")
+    assert models.describe_champion().startswith(f"who is champion is unknown: {models.link} is missing")
 
 
 def test_a_version_is_complete_and_champion(models: ModelDirectory) -> None:

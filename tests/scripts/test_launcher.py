@@ -14,8 +14,8 @@ import httpx
 import pytest
 import sqlalchemy
 from airflow.sdk.api.client import Client
-from local_airflow import DAG, LaunchError, require_dag
-from run import Run, Seen, show
+from airflow_api import DAG, LaunchError, Run, require_dag
+from run import Seen, show
 from surroundings import database_url, proxies, surroundings, unusable_proxies
 
 from mnist_tasks.workspace import PROJECT
@@ -187,7 +187,7 @@ def test_a_closed_descriptor_costs_nothing(closed: str, tmp_path: Path) -> None:
 def test_a_hang_up_that_is_ignored_stays_so(ignored: str, sent: str, expected: str, tmp_path: Path) -> None:
     command = f"""
 import os, signal
-from local_airflow import Stopped, stop_on_signals
+from process_tree import Stopped, stop_on_signals
 stop_on_signals()
 try:
     os.kill(os.getpid(), signal.{sent})

@@ -18,6 +18,7 @@ from mnist_tasks.cli.main import main
 from mnist_tasks.config import TrainConfig
 from mnist_tasks.data.contact_sheets import mean_images
 from mnist_tasks.data.dataset import IMAGE_SHAPE
+from mnist_tasks.documents import Epoch
 from mnist_tasks.load import load
 from mnist_tasks.normalize import normalize
 from mnist_tasks.registry.model_directory import ModelDirectory
@@ -33,13 +34,12 @@ from mnist_tasks.system.errors import InputError, is_transient
 from mnist_tasks.system.files import atomic_folder, write_atomically, write_json, write_text
 from mnist_tasks.train import _out_of_memory_named
 from mnist_tasks.training.architectures import export, published_model, trainable_model
-from mnist_tasks.training.loop import Epoch
 from mnist_tasks.training.tensorboard import EventFiles
 from mnist_tasks.workspace import PROJECT, Workspace
 from tests.forms import done
 from tests.helpers import publish, small_disk
 
-EPOCH = Epoch(1, {"loss": 1.0, "accuracy": 0.5}, 1.0, 100.0)
+EPOCH = Epoch(number=1, metrics={"loss": 1.0, "accuracy": 0.5}, seconds=1.0, images_per_second=100.0)
 WAY_OUT = "set MNIST_HOME to a folder"
 
 

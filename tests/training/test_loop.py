@@ -18,10 +18,11 @@ import pytest
 import tensorflow as tf
 
 from mnist_tasks.data.dataset import Digits
+from mnist_tasks.documents import Epoch
 from mnist_tasks.system.errors import InputError, TrainingDivergedError
 from mnist_tasks.training import image_chunks, keras_layers
 from mnist_tasks.training import loop as fit_module
-from mnist_tasks.training.loop import Epoch, StepRunner, fit
+from mnist_tasks.training.loop import StepRunner, fit
 from tests.helpers import Array
 
 IMAGES = 1000  # of the slice: with batches of 32, the last one of an epoch is smaller
