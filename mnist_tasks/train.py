@@ -78,7 +78,7 @@ def train(dataset_folder: Path, config: TrainConfig, run: Path) -> Trained:
     # Not before the checks: it imports TensorFlow, which takes seconds.
     device = use_devices(config.device)
     config = config.model_copy(update={"precision": precision(config.precision, device)})
-    use_threads(intra_op=1, inter_op=1 if config.architecture == "mlp" else 2)
+    use_threads(intra_op=1, inter_op=2)  # two halves of a batch or of a layer side by side
     _log_start(config, device, environment, len(indices))
 
     libraries = library_versions()

@@ -43,8 +43,8 @@ SETTINGS_HEAD = """\
 ## Settings
 
 Environment variables of an installation, read before there is a run. A setting that cannot be used, or an unknown one,
-is named before anything starts. TensorFlow's own `TF_NUM_INTRAOP_THREADS` and `TF_NUM_INTEROP_THREADS` are 1 and 1, or
-2 for convolutions, unless you set them: one thread is faster for steps of microseconds.
+is named before anything starts. TensorFlow's own `TF_NUM_INTRAOP_THREADS` is 1 and `TF_NUM_INTEROP_THREADS` is 2 while
+it trains, unless you set them: an operation of microseconds is faster on one thread, and two run side by side.
 """
 
 

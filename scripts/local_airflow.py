@@ -103,30 +103,32 @@ class LocalAirflow:
 
     @contextmanager
     def client(self) -> Iterator[httpx.Client]:
-        """A client of the REST API that is logged in as admin, once the API server answers."""
+        """A client of the REST API that is logged in as admin, once the API server and the scheduler work."""
         with httpx.Client(base_url=self.url, timeout=30, trust_env=False) as client:
-            self._wait_for_api(client)
+            self._wait_until_ready(client)
             password = json.loads(self.passwords.read_text())[USER]
             answer = client.post("/auth/token", json={"username": USER, "password": password}).raise_for_status()
             client.headers["Authorization"] = f"Bearer {answer.json()['access_token']}"
             yield client
 
-    def _wait_for_api(self, client: httpx.Client) -> None:
+    def _wait_until_ready(self, client: httpx.Client) -> None:
         deadline = time.monotonic() + START_SECONDS
-        while True:
+        while (late := self._not_ready(client)) and time.monotonic() < deadline:
             self.check_services()
-            try:
-                # The server builds the tasks' API at the first request for it, which takes seconds.
-                client.get("/execution/health").raise_for_status()
-            except httpx.TransportError:
-                if time.monotonic() > deadline:
-                    raise LaunchError(
-                        f"the API server did not answer at {self.url} within {START_SECONDS} s:\n"
-                        + self._tail("api-server")
-                    ) from None
-                time.sleep(0.1)
-            else:
-                return
+            time.sleep(0.1)
+        if late:
+            raise LaunchError(f"{late} is not ready after {START_SECONDS} s:\n{self._tail(late)}")
+
+    @staticmethod
+    def _not_ready(client: httpx.Client) -> str | None:
+        """The name of a service that does not work yet; None if all do."""
+        try:
+            # The server builds the tasks' API at the first request for it, which takes seconds.
+            client.get("/execution/health").raise_for_status()
+            health = client.get("/api/v2/monitor/health").raise_for_status().json()
+        except httpx.TransportError:
+            return "api-server"
+        return None if health["scheduler"]["status"] == "healthy" else "scheduler"
 
 
 @contextmanager

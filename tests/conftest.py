@@ -37,6 +37,8 @@ os.environ |= {
     "AIRFLOW__CORE__PLUGINS_FOLDER": str(PROJECT / "plugins"),
     "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{TEST_HOME / 'airflow.db'}",
     "MNIST_HOME": str(TEST_HOME / "home"),
+    # As the recipe classic has it, whether a test has imported TensorFlow before the training or not.
+    "TF_ENABLE_ONEDNN_OPTS": "0",
 }
 
 END_TO_END = "tests/e2e/"

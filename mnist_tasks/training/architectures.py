@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mnist_tasks.data.dataset import DIGITS, IMAGE_SHAPE, PIXEL_MAX
+from mnist_tasks.training.image_chunks import Array
 
 if TYPE_CHECKING:
     import keras
@@ -32,10 +33,13 @@ def mlp(config: TrainConfig, *, training: bool) -> list[keras.Layer]:
     """The classic digit classifier: one hidden layer with dropout."""
     import keras
 
+    from mnist_tasks.training import keras_layers
+
     dtype = config.precision if training else "float32"
+    dense = keras_layers.SplitDense if training and not _has_gpu() else keras.layers.Dense
     return [
         keras.layers.Flatten(dtype=dtype),
-        keras.layers.Dense(config.hidden_units, activation=config.activation, dtype=dtype),
+        dense(config.hidden_units, activation=config.activation, dtype=dtype),
         keras.layers.Dropout(config.dropout, dtype=dtype),
     ]
 
@@ -74,14 +78,13 @@ ARCHITECTURES: dict[str, Callable[..., list[keras.Layer]]] = {
 
 
 def trainable_model(config: TrainConfig, images: int) -> keras.Model:
-    """A new, compiled model for training: float32 images in [0, 1], shape (n, 28, 28), to probabilities, (n, 10).
+    """A new, compiled model for training: float32 images in [0, 1], shape (n, 28, 28), to logits, (n, 10).
 
     Args:
         config: the recipe. The initial weights, dropout and shifts follow from its seed.
         images: the size of the training set; with the batch size and the epochs it gives the schedule's length.
     """
     import keras
-    import tensorflow as tf
 
     from mnist_tasks.training import keras_layers
 
@@ -90,9 +93,9 @@ def trainable_model(config: TrainConfig, images: int) -> keras.Model:
     if config.shift:
         outputs = keras_layers.RandomShift(config.shift, config.seed)(outputs)
     body = keras.Sequential(ARCHITECTURES[config.architecture](config, training=True))
-    in_halves = config.architecture != "mlp" and not tf.config.list_logical_devices("GPU")
+    in_halves = config.architecture != "mlp" and not _has_gpu()
     outputs = keras_layers.SplitBatch(body)(outputs) if in_halves else body(outputs)
-    model = keras.Model(inputs, _probabilities()(outputs))
+    model = keras.Model(inputs, keras.layers.Dense(DIGITS, dtype="float32")(outputs))
 
     steps = config.epochs * math.ceil(images / config.batch_size)
     rate = config.learning_rate
@@ -103,9 +106,9 @@ def trainable_model(config: TrainConfig, images: int) -> keras.Model:
         )
     faster = {"adam": keras_layers.Adam, "adamw": keras_layers.AdamW}
     optimizer = faster.get(config.optimizer) or type(keras.optimizers.get(config.optimizer))
-    loss = keras_layers.SmoothedCrossentropy(label_smoothing=config.label_smoothing)
     options = {"beta_2": config.beta_2} if "adam" in config.optimizer else {}
-    model.compile(optimizer(rate, **options), loss if config.label_smoothing else LOSS, metrics=["accuracy"])
+    loss = keras_layers.Crossentropy(config.label_smoothing)
+    model.compile(optimizer(rate, **options), loss, metrics=["accuracy"])
     return model
 
 
@@ -114,8 +117,9 @@ def published_model(config: TrainConfig, trained: keras.Model) -> keras.Model:
     import keras
 
     layers = ARCHITECTURES[config.architecture](config, training=False)
-    model = keras.Sequential([keras.Input(IMAGE_SHAPE), *layers, _probabilities()], name=config.architecture)
-    model.set_weights(trained.get_weights())
+    probabilities = keras.layers.Dense(DIGITS, activation="softmax")
+    model = keras.Sequential([keras.Input(IMAGE_SHAPE), *layers, probabilities], name=config.architecture)
+    model.set_weights(list(_joined(trained.get_weights(), [weight.shape for weight in model.weights])))
     model.compile(config.optimizer, LOSS, metrics=["accuracy"])
     model.optimizer.build(model.trainable_variables)  # or Keras warns when the model is loaded
     return model
@@ -152,7 +156,18 @@ def weights_sha256(model: keras.Model) -> str:
     return digest.hexdigest()
 
 
-def _probabilities() -> keras.Layer:
-    import keras
+def _joined(weights: Iterable[Array], shapes: Iterable[tuple[int, ...]]) -> Iterator[Array]:
+    """The weights in the given shapes; what follows one that is too small belongs to it, along the last axis."""
+    arrays = iter(weights)
+    for shape in shapes:
+        array = next(arrays)
+        while array.shape != shape:
+            array = np.concatenate([array, next(arrays)], axis=-1)
+        yield array
 
-    return keras.layers.Dense(DIGITS, activation="softmax", dtype="float32")
+
+def _has_gpu() -> bool:
+    """Whether this process trains on a GPU."""
+    import tensorflow as tf
+
+    return bool(tf.config.list_logical_devices("GPU"))

@@ -1,4 +1,4 @@
-"""Keras classes that only training needs: faster Adam and batch normalization, random shifts, smoothed labels.
+"""Keras classes that only training needs: a faster Adam, dense layer, normalization and loss, and random shifts.
 
 None of them is in a published model, which is made of Keras' own layers, so that it loads wherever Keras does.
 Importing this module imports Keras.
@@ -6,6 +6,7 @@ Importing this module imports Keras.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -15,18 +16,23 @@ import tensorflow as tf
 class _FusedUpdate:
     """Adam's update as one kernel per variable instead of a dozen operations, with Keras' slots and formula."""
 
+    def apply(self: Any, grads: Any, trainable_variables: Any = None) -> Any:
+        # Once a step, and not once for each variable.
+        step = tf.cast(self.iterations + 1, tf.float32)
+        self._powers = tf.pow(self.beta_1, step), tf.pow(self.beta_2, step)
+        return super().apply(grads, trainable_variables)  # type: ignore[misc]
+
     def update_step(self: Any, gradient: tf.Tensor, variable: tf.Variable, learning_rate: tf.Tensor) -> None:
         if self.amsgrad or isinstance(gradient, tf.IndexedSlices) or tf.distribute.has_strategy():
             super().update_step(gradient, variable, learning_rate)  # type: ignore[misc]
             return
         index = self._get_variable_index(variable)
-        step = tf.cast(self.iterations + 1, variable.dtype)
         tf.raw_ops.ResourceApplyAdam(
             var=variable.handle,
             m=self._momentums[index].value.handle,
             v=self._velocities[index].value.handle,
-            beta1_power=tf.pow(tf.cast(self.beta_1, variable.dtype), step),
-            beta2_power=tf.pow(tf.cast(self.beta_2, variable.dtype), step),
+            beta1_power=tf.cast(self._powers[0], variable.dtype),
+            beta2_power=tf.cast(self._powers[1], variable.dtype),
             lr=tf.cast(learning_rate, variable.dtype),
             beta1=self.beta_1,
             beta2=self.beta_2,
@@ -112,11 +118,67 @@ class SplitBatch(keras.layers.Layer):
         return tf.concat([self.layers(part, training=True) for part in (inputs[:half], inputs[half:])], axis=0)
 
 
-class SmoothedCrossentropy(keras.losses.CategoricalCrossentropy):
-    """Cross-entropy of integer labels with label smoothing (Szegedy et al. 2016, section 7).
+class SplitDense(keras.layers.Layer):
+    """`keras.layers.Dense` in two halves of its units, for the graph's executor to compute on two cores.
 
-    Keras has label smoothing only for labels as vectors.
+    This pays where a matrix product is too small to be shared by cores. Gradients and updates are in halves, too. The
+    initial values are those of the whole layer.
+
+    Args:
+        units: at least 1, which is not split.
+        activation: the name of an elementwise activation.
+        options: those of `keras.layers.Layer`.
     """
 
+    def __init__(self, units: int, activation: str, **options: Any) -> None:
+        super().__init__(**options)
+        middle = (units + 1) // 2
+        self.halves = [slice(0, middle), slice(middle, units)] if units > 1 else [slice(0, 1)]
+        self.units = units
+        self.activation = keras.activations.get(activation)
+        self.initializer = keras.initializers.GlorotUniform()
+
+    def build(self, input_shape: tuple[int, ...]) -> None:
+        inputs = input_shape[-1]
+
+        def initial(half: slice) -> Callable[..., tf.Tensor]:
+            return lambda _, dtype: self.initializer((inputs, self.units), dtype)[:, half]
+
+        sizes = [half.stop - half.start for half in self.halves]
+        self.kernels = [
+            self.add_weight((inputs, size), initial(half), name=f"kernel_{half.start}")
+            for size, half in zip(sizes, self.halves, strict=True)
+        ]
+        self.biases = [self.add_weight((size,), "zeros", name=f"bias_{size}") for size in sizes]
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        halves = [
+            self.activation(tf.nn.bias_add(tf.matmul(inputs, kernel), bias))
+            for kernel, bias in zip(self.kernels, self.biases, strict=True)
+        ]
+        return tf.concat(halves, axis=-1)
+
+
+class Crossentropy(keras.losses.Loss):
+    """Cross-entropy of integer labels and logits, with label smoothing (Szegedy et al. 2016, section 7).
+
+    As Keras' sparse categorical cross-entropy, which has no label smoothing. On a CPU this is one kernel. Under
+    `enable_op_determinism` TensorFlow would replace it by some sixty operations, because the kernel for GPUs is not
+    deterministic; that for CPUs is.
+    """
+
+    def __init__(self, label_smoothing: float = 0) -> None:
+        super().__init__()
+        self.label_smoothing = label_smoothing
+
     def call(self, y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
-        return super().call(tf.one_hot(tf.reshape(tf.cast(y_true, tf.int32), [-1]), y_pred.shape[-1]), y_pred)
+        labels = tf.reshape(tf.cast(y_true, tf.int32), [-1])
+        classes = y_pred.shape[-1]
+        rest = self.label_smoothing / classes
+        on_gpu = bool(tf.config.list_logical_devices("GPU"))
+        if not (on_gpu or self.label_smoothing):
+            return tf.raw_ops.SparseSoftmaxCrossEntropyWithLogits(features=y_pred, labels=labels).loss
+        targets = tf.one_hot(labels, classes, 1 - self.label_smoothing + rest, rest)
+        if on_gpu:
+            return tf.nn.softmax_cross_entropy_with_logits(targets, y_pred)
+        return tf.raw_ops.SoftmaxCrossEntropyWithLogits(features=y_pred, labels=targets).loss

@@ -11,8 +11,8 @@ map while the graph trains on the last. The batches are the same, so the result 
 
 Why it is faster than `keras.Model.fit`. `fit` returns to Python after every batch, and feeds each batch through an
 input pipeline of its own; for a small network both cost more than the batch itself. With `steps_per_execution` the
-first cost goes, the second stays. Optimizer, loss, metrics, dropout, learning-rate schedules, moving averages of the
-weights and mixed precision are Keras' own code, unchanged, so the arithmetic is that of `fit`.
+first cost goes, the second stays. Metrics, dropout, learning-rate schedules, moving averages of the weights and mixed
+precision are Keras' own code, and so is the model's: `keras_layers` only has faster forms of a few of its classes.
 
 With several devices (`tf.distribute`) each takes an equal part of every batch, and the gradients are summed.
 

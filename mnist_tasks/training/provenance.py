@@ -17,8 +17,12 @@ import psutil
 from mnist_tasks.system import processor
 from mnist_tasks.workspace import PROJECT
 
-# Not the variables that only change what is logged, nor those that no task passes on to Keras.
-CHOOSING = re.compile(r"(?!TF_CPP_|TF_USE_LEGACY_KERAS$)(TF_|XLA_|ONEDNN_|DNNL_|NVIDIA_TF32_|CUDA_VISIBLE_DEVICES$)")
+# The variables by which TensorFlow and its libraries choose kernels and threads. Terraform's variables begin with TF_,
+# too, and may hold passwords.
+CHOOSING = re.compile(
+    r"TF_(AUTO|CONV2D|CU|DETERMINISTIC|DISABLE|ENABLE|FP16|GPU_THREAD|JIT|MATMUL|MKL|NUM|ONEDNN|OVERRIDE|SET_ONEDNN)"
+    r"|TF_USE_(CU|DE|EIGEN)|TF_XLA|XLA_|ONEDNN_|DNNL_|NVIDIA_TF32_|CUDA_VISIBLE_DEVICES$"
+)
 
 LIBRARIES = ("tensorflow", "keras", "numpy", "mnist-tasks")
 
@@ -32,11 +36,13 @@ def library_versions() -> dict[str, str]:
 def kernel_variables(architecture: str) -> dict[str, str]:
     """The variables by which TensorFlow and its libraries choose kernels for a training: they change the last bits.
 
-    Convolutions use oneDNN, unless the user has decided otherwise or TensorFlow is imported already, which reads this
-    variable then. By itself TensorFlow uses oneDNN only on a processor with AVX512_VNNI, AVX512_BF16 or AMX; but with
-    AVX2 alone it takes a third off the time of `cnn-fast` and `cnn`, too.
+    Convolutions use oneDNN and dense layers do not, unless the user has decided otherwise or TensorFlow is imported
+    already, which reads the variable then. By itself TensorFlow uses oneDNN only on a processor with AVX512_VNNI,
+    AVX512_BF16 or AMX. But with AVX2 alone, too, oneDNN takes a third off the time of `cnn-fast` and `cnn`; and with
+    AVX512 it adds a sixth to that of `classic`, whose products of matrices are small.
     """
-    chosen = {"TF_ENABLE_ONEDNN_OPTS": "1"} if architecture != "mlp" and "tensorflow" not in sys.modules else {}
+    onednn = "0" if architecture == "mlp" else "1"
+    chosen = {} if "tensorflow" in sys.modules else {"TF_ENABLE_ONEDNN_OPTS": onednn}
     given = {name: value for name, value in os.environ.items() if CHOOSING.match(name)}
     return dict(sorted({**chosen, **given}.items()))
 

@@ -28,3 +28,19 @@ def test_importing_tensorflow_takes_less_memory_and_computes_the_same() -> None:
 
     assert small == plain == 8.0
     assert small_peak < plain_peak - 50
+
+
+def test_matplotlib_is_imported_only_when_keras_draws_with_it() -> None:
+    script = """
+import sys
+from mnist_tasks.system.tensorflow_import import import_tensorflow
+import_tensorflow()
+before = "matplotlib" in sys.modules
+import keras, numpy as np
+keras.visualization.plot_image_gallery(np.zeros((4, 8, 8, 3)), value_range=(0, 1), rows=2, cols=2)
+import gc
+print(before, "matplotlib.pyplot" in sys.modules, gc.isenabled())
+"""
+    result = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
+
+    assert result.stdout == "False True True\n"

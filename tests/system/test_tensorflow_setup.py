@@ -51,7 +51,7 @@ def python(script: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_native_log_comes_out_of_tensorflow_at_its_own_level() -> None:
-    result = python("with tensorflow_in_airflow():\n    import tensorflow")
+    result = python("os.environ['TF_ENABLE_ONEDNN_OPTS'] = '1'\nwith tensorflow_in_airflow():\n    import tensorflow")
 
     assert "DEBUG tensorflow oneDNN custom operations are on" in result.stdout
     assert "ERROR" not in result.stdout

@@ -289,13 +289,32 @@ def test_a_shift_fills_up_with_background() -> None:
     assert set(moved.sum(axis=(1, 2))) == {28 * 28.0, 27 * 28.0, 27 * 27.0}
 
 
-def test_smoothed_labels_give_the_loss_of_smoothed_one_hot_labels(labels: Array) -> None:
-    probabilities = keras.ops.softmax(tf.random.stateless_normal([IMAGES, 10], [1, 2]))
+@pytest.mark.parametrize("label_smoothing", [0, 0.1])
+def test_loss_and_gradient_are_those_of_keras_for_smoothed_one_hot_labels(
+    label_smoothing: float, labels: Array
+) -> None:
+    logits = tf.random.stateless_normal([IMAGES, 10], [1, 2])
+    keras_loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=label_smoothing)
 
-    loss = keras_layers.SmoothedCrossentropy(label_smoothing=0.1)(labels, probabilities)
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch(logits)
+        loss = keras_layers.Crossentropy(label_smoothing)(labels, logits)
+        expected = keras_loss(np.eye(10)[labels], logits)
 
-    smoothed = np.eye(10)[labels] * 0.9 + 0.01
-    assert float(loss) == pytest.approx(float(-(smoothed * np.log(probabilities)).sum(axis=1).mean()), rel=1e-5)
+    assert float(loss) == pytest.approx(float(expected), rel=1e-5)
+    assert np.allclose(tape.gradient(loss, logits), tape.gradient(expected, logits), atol=1e-8)
+
+
+@pytest.mark.parametrize("units", [1, 2, 7])
+def test_a_dense_layer_in_halves_starts_and_computes_as_a_whole_one(units: int, images: Array) -> None:
+    flat = images.reshape(len(images), -1)
+    layers = []
+    for kind in (keras.layers.Dense, keras_layers.SplitDense):
+        keras.utils.set_random_seed(3)
+        layers.append(kind(units, "tanh"))
+    whole, halves = (np.asarray(layer(flat)) for layer in layers)
+
+    assert np.allclose(whole, halves, atol=1e-6)
 
 
 def test_mixed_precision_trains(images: Array, labels: Array) -> None:
