@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -132,23 +133,56 @@ def test_it_says_which_device_it_trains_on(
     assert any(line.startswith(("training on the CPU (", "training on the GPU ")) for line in caplog.messages)
 
 
-def train_in_a_process(dataset: Path, run: Path, seed: int) -> str:
-    script = (
-        "import sys; from pathlib import Path\n"
-        "from mnist_tasks.config import TrainConfig; from mnist_tasks.train import train\n"
-        "config = TrainConfig(epochs=1, seed=int(sys.argv[3]))\n"
-        "print(train(Path(sys.argv[1]), config, Path(sys.argv[2])).weights_sha256)"
-    )
-    command = [sys.executable, "-c", script, str(dataset), str(run), str(seed)]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+TRAINING = """
+import os, sys
+from pathlib import Path
+from mnist_tasks.config import TrainConfig
+from mnist_tasks.training.checkpoint import Checkpoint
+from mnist_tasks.train import train
+
+dataset, run, config, ending = sys.argv[1:]
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))} if ending == "one core" else os.sched_getaffinity(0))
+save = Checkpoint.save
+
+def save_and_die(checkpoint, model, progress):
+    save(checkpoint, model, progress)
+    if progress.epochs:
+        os.kill(os.getpid(), 9)
+
+if ending == "killed":
+    Checkpoint.save = save_and_die
+print(train(Path(dataset), TrainConfig.model_validate_json(config), Path(run)).weights_sha256)
+"""
+
+
+def train_in_a_process(dataset: Path, run: Path, config: TrainConfig, ending: str = "", onednn: str = "0") -> str:
+    """Train in a process of its own: with all cores or with `one core`, to the end or `killed` after an epoch."""
+    command = [sys.executable, "-c", TRAINING, str(dataset), str(run), config.model_dump_json(), ending]
+    environment = {**os.environ, "TF_ENABLE_ONEDNN_OPTS": onednn}
+    result = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
+    assert result.returncode == (-signal.SIGKILL if ending == "killed" else 0), result.stderr
+    return result.stdout.strip()
 
 
 @pytest.mark.slow
-def test_two_processes_with_one_seed_give_the_same_weights(dataset: Path, workspace: Workspace) -> None:
-    first, again = (train_in_a_process(dataset, workspace.run(name), 5) for name in ("a", "b"))
-    other = train_in_a_process(dataset, workspace.run("c"), 6)
+@pytest.mark.parametrize("onednn", ["0", "1"])
+@pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
+@pytest.mark.parametrize("architecture", ["mlp", "cnn-2"])
+def test_the_same_seed_gives_the_same_weights_on_any_number_of_cores_and_after_a_kill(
+    architecture: str, precision: str, onednn: str, dataset: Path, workspace: Workspace
+) -> None:
+    config = TrainConfig(epochs=2, architecture=architecture, precision=precision, seed=5)
 
-    assert first == again != other
+    def digest(name: str, ending: str = "", **changed: int) -> str:
+        changed_config = config.model_copy(update=changed)
+        return train_in_a_process(dataset, workspace.run(name), changed_config, ending, onednn)
+
+    whole = digest("whole")
+    digest("killed", "killed")
+
+    assert digest("one core", "one core") == whole
+    assert digest("killed") == whole
+    assert digest("another seed", seed=6) != whole
 
 
 def test_streamed_images_give_the_same_weights(dataset: Path, workspace: Workspace) -> None:
