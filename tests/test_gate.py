@@ -496,7 +496,7 @@ odd_values = st.one_of(
 
 
 def odd_mappings(*names: str, **parts: st.SearchStrategy[Any]) -> st.SearchStrategy[Evaluation]:
-    """Return a strategy for mappings from names to odd values and from parts to drawn values; any key may be missing."""
+    """Return a strategy for mappings from names to odd values and parts to drawn values; any key may be missing."""
     return st.fixed_dictionaries({}, optional=dict.fromkeys(names, odd_values) | parts)
 
 
