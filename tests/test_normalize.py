@@ -1,4 +1,4 @@
-"""Normalized images: exactly x/255 in float32, written once, memory-mapped."""
+"""Normalized images are exactly x/255 in float32, written once and memory-mapped."""
 
 from __future__ import annotations
 
