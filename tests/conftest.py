@@ -1,4 +1,4 @@
-"""Shared fixtures: a slice of MNIST, a model trained on it once a session, and an Airflow for the tests only."""
+"""Shared fixtures: a slice of MNIST, a model trained on it once per session, and a separate Airflow installation."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from mnist_tasks.train import train
 from mnist_tasks.workspace import PROJECT, Workspace
 from tests.helpers import COUNTS
 
-# Airflow reads its settings when the test modules import it, which is after this module. Each worker of pytest-xdist
-# has a folder of its own.
+# Airflow reads its settings when the test modules import it, which is after this module. Each pytest-xdist worker has
+# its own folder.
 TEST_HOME = Path(tempfile.mkdtemp(prefix="mnist-tests-"))
-# Variables that the user has set for other programs must not reach a test.
+# Environment variables that the user has set for other programs must not reach a test.
 for name in [name for name in os.environ if name.startswith((*FOREIGN, "MNIST")) or name.lower().endswith("_proxy")]:
     del os.environ[name]
 for name in FOREIGN_NAMES:
@@ -47,7 +47,7 @@ TRAIN, TEST = 2000, 500
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Keep all end-to-end tests on one worker of `--dist loadgroup`: each Airflow that they start takes a machine.
+    """Keep all end-to-end tests on one worker of `--dist loadgroup`: each Airflow that they start needs the machine.
 
     The mark `xdist_group`, which is meant for this, has no effect with pytest 9.2 (pytest-dev/pytest-xdist#1386).
     """
@@ -67,14 +67,14 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
-    """Collect what a worker of pytest-xdist has counted; one that crashed has no output."""
+    """Collect the counts of a pytest-xdist worker. A worker that crashed has no output."""
     COUNTS.extend(getattr(node, "workeroutput", {}).get("counts", []))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if COUNTS:
         terminalreporter.section("how much was tried")
-        for line in dict.fromkeys(COUNTS):  # two workers may both have counted the same corpus
+        for line in dict.fromkeys(COUNTS):  # two workers may have counted the same corpus
             terminalreporter.write_line(line)
 
 
@@ -104,7 +104,7 @@ def npz(digits: Digits, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def trained(npz: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Workspace, str]:
-    """A workspace, and the digest of the slice in it, with a run `first` that is trained and evaluated."""
+    """A workspace with a trained and evaluated run `first`, and the digest of its dataset."""
     workspace = Workspace(tmp_path_factory.mktemp("trained"))
     digest = load(str(npz), workspace.datasets).digest
     normalize(workspace.dataset(digest))
@@ -116,7 +116,7 @@ def trained(npz: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Worksp
 
 @pytest.fixture
 def workspace(trained: tuple[Workspace, str], tmp_path: Path) -> Workspace:
-    """A copy of the workspace with the trained run, for a test to change."""
+    """A copy of the workspace with the trained run, which a test may change."""
     shutil.copytree(trained[0].root, tmp_path / "home", symlinks=True)
     return Workspace(tmp_path / "home")
 
@@ -128,7 +128,7 @@ def digest(trained: tuple[Workspace, str]) -> str:
 
 @pytest.fixture
 def dataset(workspace: Workspace, digest: str) -> Path:
-    """The folder of the slice, normalized."""
+    """The folder of the normalized slice."""
     return workspace.dataset(digest)
 
 

@@ -1,12 +1,12 @@
-"""Breaks a writer of the model directory at every file-system step, and looks at what is left.
+"""Break a writer of the model directory at every file-system step, and check what is left.
 
-`python -m tests.crash_points FOLDER` tries publishing, rolling back, pruning, retiring and its undoing. It counts the
-calls by which Python reaches the file system: opening, writing, syncing, renaming, linking, removing. Before each of
-them in turn the writer, a process of its own, is killed with SIGKILL; or, if the call takes space, fails as on a full
-disk. What a concurrent reader could see at any time is what is there after one of these kills. Prints how many points
-were tried; an AssertionError tells what broke.
+`python -m tests.crash_points FOLDER` tries publishing, rolling back, pruning, retiring and undoing a retirement. It
+counts the calls with which Python reaches the file system: open, write, sync, rename, link and remove. Before each of
+these calls in turn, the writer, which is a separate process, is killed with SIGKILL. If the call takes space, it also
+fails in another try as on a full disk. What is left after these kills is everything that a concurrent reader could see
+at any time. The program prints how many points were tried. An AssertionError tells what broke.
 
-A program of its own, as it forks, which a process that has used TensorFlow cannot do safely.
+It is a separate program because it forks, which is not safe in a process that has used TensorFlow.
 """
 
 from __future__ import annotations
@@ -56,22 +56,23 @@ CHAMPION_AFTER = {"publish": 5, "rollback": 5, "prune": 4, "undo": 5}
 
 
 def prepare(models: ModelDirectory) -> None:
-    """Four versions; the fourth is champion and restores the second."""
+    """Publish four versions, of which the fourth is champion and restores the second."""
     for number in (1, 2, 3):
         publish(models, f"run-{number}", replaces=number - 1 or None)
     roll_back(models, 2, reason="a test", published_by="back to 2", smoke_test=lambda _: None)
 
 
 def is_step(function: BuiltinFunctionType) -> bool:
-    """Whether a function of C reaches the file system."""
+    """Return whether a built-in function accesses the file system."""
     own = function.__module__ in ("posix", "_io", "io") or isinstance(function.__self__, io.IOBase)
     return own and function.__name__ in STEPS
 
 
 def run_until(operation: Operation, models: ModelDirectory, stop: int, full_disk: bool) -> str:
-    """Run the operation in a process that is broken before its step `stop`; how it ended.
+    """Run the operation in a process that is broken before step `stop`; return how it ended.
 
-    `killed`, `failed`, `done` in spite of the failure, or `complete` if it has fewer steps.
+    The result is `killed`, `failed`, `done` if it ended well in spite of the failure, or `complete` if it has fewer
+    steps.
     """
     pid = os.fork()
     if pid == 0:
@@ -103,23 +104,23 @@ def run_until(operation: Operation, models: ModelDirectory, stop: int, full_disk
         assert os.WTERMSIG(status) == signal.SIGKILL
         return "killed"
     code = os.waitstatus_to_exitcode(status)
-    assert code < len(ENDINGS), f"step {stop}: the operation ended with an error of its own"
+    assert code < len(ENDINGS), f"step {stop}: the operation raised another error"
     return ENDINGS[code]
 
 
 def look(models: ModelDirectory, allowed: set[int]) -> None:
-    """What any reader finds must be whole, whatever happened to the writer."""
+    """Check that a reader finds only whole versions, whatever happened to the writer."""
     champion = models.champion()
     assert champion
     assert champion.number in allowed, champion
-    for version in models.versions():  # what TF Serving would load
+    for version in models.versions():  # TF Serving would load these
         assert models.damage(version) == []
     last = [event.to for event in models.history() if event.is_move][-1]
-    assert last == champion.number, "the history ends with the champion"
+    assert last == champion.number, "the history does not end with the champion"
 
 
 def go_on(name: str, models: ModelDirectory) -> None:
-    """The same operation again, as Airflow retries it, ends as if nothing had happened; then another run publishes."""
+    """Check that a retry of the operation succeeds as if nothing had happened and that another run can publish."""
     used = {version.number for version in models.versions()}
     OPERATIONS[name](models)
     champion = models.champion()
@@ -139,7 +140,7 @@ def go_on(name: str, models: ModelDirectory) -> None:
 
 
 def publish_another(models: ModelDirectory, used: set[int]) -> None:
-    """The next run publishes under a number that was never used, and leaves nothing but whole versions."""
+    """Check that the next run publishes under an unused number and leaves only whole versions."""
     champion = models.champion()
     assert champion
     used |= {version.number for version in models.versions()} | {champion.number}
@@ -152,7 +153,7 @@ def publish_another(models: ModelDirectory, used: set[int]) -> None:
 
 
 def look_at_retirement(name: str, models: ModelDirectory) -> None:
-    """After a kill the directory is whole, or what is wrong names `repair`, after which it is; nothing is lost."""
+    """Check that the directory is whole, or that each problem names `repair`, which fixes it without a loss."""
     found = problems(models)
     assert all(REPAIR in problem for problem in found), found
     if found:
@@ -162,7 +163,7 @@ def look_at_retirement(name: str, models: ModelDirectory) -> None:
     champion = models.champion()
     assert served == ([] if champion is None else list(range(1, champion.number + 1))), served
     assert [version.number for version in models.versions()][:4] == [1, 2, 3, 4]
-    # The same again ends it, whatever the repair has made of what was begun.
+    # Repeating the operation completes it, whatever the repair has done before.
     with suppress(InputError):
         OPERATIONS[name](models)
     champion = models.champion()
@@ -171,7 +172,7 @@ def look_at_retirement(name: str, models: ModelDirectory) -> None:
 
 
 def try_retirement(name: str, folder: Path, full_disk: bool) -> int:
-    """Break retiring, or undoing it, at every step; how many there were."""
+    """Break retiring, or undoing a retirement, at every step; return the number of steps."""
     start = folder / "retirement"
     shutil.rmtree(start, ignore_errors=True)
     shutil.copytree(folder / "start", start, symlinks=True)
@@ -194,7 +195,7 @@ def try_retirement(name: str, folder: Path, full_disk: bool) -> int:
 
 
 def try_all(name: str, folder: Path, full_disk: bool) -> int:
-    """Break one operation at every step; how many there were."""
+    """Break one operation at every step; return the number of steps."""
     start = folder / "start" / "models"
     for stop in range(1, 10_000):
         for then in ("the same again", "another run"):
@@ -208,7 +209,7 @@ def try_all(name: str, folder: Path, full_disk: bool) -> int:
             if ended == "complete":
                 return stop - 1
             if ended == "failed":
-                assert not list(models.root.glob(".staging-[0-9]*")), "a writer that lives tidies up"
+                assert not list(models.root.glob(".staging-[0-9]*")), "a failed writer has left files behind"
             if then == "the same again":
                 go_on(name, models)
             else:
@@ -217,7 +218,10 @@ def try_all(name: str, folder: Path, full_disk: bool) -> int:
 
 
 def race(folder: Path, rounds: int, same_run: bool) -> int:
-    """Two processes publish at once: the same run, which gives one version, or two, of which one is refused."""
+    """Publish from two processes at once.
+
+    Two processes with the same run give one version. Of two different runs, one is refused.
+    """
     models = ModelDirectory(folder / "race" / "models")
     shutil.rmtree(models.root.parent, ignore_errors=True)
     for number in range(rounds):
@@ -231,7 +235,7 @@ def race(folder: Path, rounds: int, same_run: bool) -> int:
 
 
 def two_at_once(models: ModelDirectory, names: list[str], replaces: int | None) -> list[int]:
-    """Publish from two processes that start together; 0 for published, 1 for refused, sorted."""
+    """Publish from two processes that start together; return 0 for published and 1 for refused, sorted."""
     candidates = [stand_in(name, models.root.parent / "runs") for name in names]
     ready, go = os.pipe()
     pids = []

@@ -1,4 +1,4 @@
-"""Labelled digits written in each form that a source or a batch may have."""
+"""Write labelled digits in each form that a source or a batch may have."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.helpers import Array
 
 
 def idx(array: Array) -> bytes:
-    """An array of unsigned bytes as an IDX file."""
+    """Return the bytes of an IDX file with an array of unsigned bytes."""
     return struct.pack(f">{1 + array.ndim}I", 0x800 + array.ndim, *array.shape) + array.tobytes()
 
 

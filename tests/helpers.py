@@ -25,7 +25,7 @@ from mnist_tasks.registry.version import Version
 from mnist_tasks.system.files import sha256
 from mnist_tasks.workspace import PROJECT, Workspace
 
-# Parameters of the gate that let any model pass whose outputs are probabilities.
+# Parameters of the gate that let every model pass whose outputs are probabilities.
 ANYTHING = {
     "min_accuracy": 0,
     "max_accuracy": 1,
@@ -39,10 +39,10 @@ ANYTHING = {
 }
 LENIENT = GateConfig(**ANYTHING)
 
-# Nothing in these tests takes a tenth of this, even on a slow machine: what takes longer hangs.
+# Nothing in these tests takes a tenth of this time, even on a slow machine. Whatever takes longer hangs.
 HANG_SECONDS = 1800
 
-# Lines for the section "how much was tried" of the test report.
+# Lines of the section "how much was tried" of the test report.
 COUNTS: list[str] = []
 
 Array = npt.NDArray[Any]
@@ -51,7 +51,7 @@ NOBODY = 65534
 
 
 def without_root(function: Callable[[], Any], folder: Path) -> Any:
-    """Call a function without root's rights, as the user nobody, to whom `folder` is made accessible."""
+    """Call a function as the user nobody, who has no root rights but gets access to `folder`."""
     if os.geteuid():
         return function()
     for path in (folder, *folder.parents):
@@ -66,7 +66,7 @@ def without_root(function: Callable[[], Any], folder: Path) -> Any:
 
 @contextmanager
 def small_disk(folder: Path, size: str) -> Iterator[Path]:
-    """Mount a file system that holds `size` bytes, such as 1M, or skip the test where that is not allowed."""
+    """Mount a file system of the given size, such as 1M, or skip the test where mounting is not allowed."""
     folder.mkdir()
     if os.geteuid() or os.system(f"mount -t tmpfs -o size={size} tmpfs {folder} 2>/dev/null"):  # noqa: S605
         pytest.skip("mounting a small file system needs root and the right to mount")
@@ -77,7 +77,7 @@ def small_disk(folder: Path, size: str) -> Iterator[Path]:
 
 
 def free_port() -> int:
-    """A TCP port on the loopback interface on which nothing listens."""
+    """Return a TCP port on the loopback interface on which nothing listens."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port: int = server.getsockname()[1]
     return port
@@ -85,7 +85,7 @@ def free_port() -> int:
 
 @contextmanager
 def served(home: Workspace, **environment: str) -> Iterator[str]:
-    """Start `make up` on a workspace, wait until one can log in, and yield the URL."""
+    """Start `make up` on a workspace, wait until users can log in, and yield the URL."""
     port = free_port()
     process = subprocess.Popen(
         [sys.executable, str(PROJECT / "scripts" / "up.py")],
@@ -104,13 +104,13 @@ def served(home: Workspace, **environment: str) -> Iterator[str]:
 
 
 def password(home: Workspace) -> str:
-    """The password of the admin of the Airflow that `served` starts."""
+    """Return the admin password of the Airflow that `served` starts."""
     return str(json.loads((home.root / "airflow" / "passwords.json").read_text())["admin"])
 
 
 @contextmanager
 def logged_in(url: str, home: Workspace) -> Iterator[httpx.Client]:
-    """A client of the API of the Airflow that `served` starts, logged in as admin."""
+    """Yield an API client for the Airflow that `served` starts, logged in as admin."""
     with httpx.Client(base_url=url, timeout=HANG_SECONDS, trust_env=False) as client:
         login = {"username": "admin", "password": password(home)}
         token = client.post("/auth/token", json=login).json()["access_token"]
@@ -119,7 +119,7 @@ def logged_in(url: str, home: Workspace) -> Iterator[httpx.Client]:
 
 
 def stand_in(name: str, folder: Path) -> dict[str, Any]:
-    """The arguments of `ModelDirectory.publish` for small files that stand in for the model of the run `name`."""
+    """Write small files that stand in for the model of the run `name`; return the arguments to publish them."""
     contents = {
         "model.keras": name * 100,
         "saved_model.pb": name * 10,
@@ -159,7 +159,7 @@ def stand_in(name: str, folder: Path) -> dict[str, Any]:
 
 
 def with_documents(candidate: dict[str, Any]) -> dict[str, Any]:
-    """What `stand_in` gives, as `publish` takes it: with documents instead of plain JSON."""
+    """Convert the result of `stand_in` to the arguments of `publish`, which takes documents instead of plain JSON."""
     arguments = {name: value for name, value in candidate.items() if name not in ("metadata", "reason")}
     metadata = dict(candidate["metadata"])
     decision = {

@@ -1,4 +1,4 @@
-"""A file system that hiccups: the n-th look at anything below a folder fails as the system's errors do."""
+"""Simulate a file system with temporary errors: the n-th access below a folder fails with an error of the system."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ ERRORS = (errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENOMEM)
 
 
 class Hiccups:
-    """Counts looks (open, read, list, stat) at what lies below a folder, and lets one of them fail."""
+    """Count the accesses (open, read, list, stat) below a folder and let one of them fail."""
 
     def __init__(self, root: Path, fails: int) -> None:
         self.root, self.fails, self.looks = str(root), fails, 0
 
     def look(self, path: Any) -> None:
-        """Fail if it is the one."""
+        """Count an access; raise an error if it is the one that must fail."""
         if isinstance(path, str | os.PathLike) and str(path).startswith(self.root):
             self.looks += 1
             if self.looks - 1 == self.fails:
@@ -35,7 +35,7 @@ class Hiccups:
 
 @contextmanager
 def hiccups(root: Path, fails: int) -> Iterator[Hiccups]:
-    """Let the look number `fails`, counted from 0, at something below `root` fail."""
+    """Let access number `fails` below `root`, counted from 0, fail."""
     state = Hiccups(root, fails)
     real_open, real_stat, real_scandir, real_listdir = io.open, os.stat, os.scandir, os.listdir
 
@@ -74,7 +74,7 @@ def hiccups(root: Path, fails: int) -> Iterator[Hiccups]:
 
 
 def number_of(error: BaseException | None) -> set[int | None]:
-    """The system's numbers of an error and of those that it was made from."""
+    """Return the error numbers of an error and of all errors in its chain."""
     found = set()
     while error is not None:
         found.add(getattr(error, "errno", None))
@@ -83,15 +83,17 @@ def number_of(error: BaseException | None) -> set[int | None]:
 
 
 def whatever_fails(root: Path, call: Callable[[], Any], *, most: int | None = None) -> int:
-    """Call it with each look below `root` failing in turn: it ends as without, or with an error that is retried.
+    """Call a function repeatedly, each time with another access below `root` failing.
+
+    Each call must either return the same as without a failure or raise an error that is retried.
 
     Args:
         root: the folder.
-        call: what looks there.
-        most: about how many looks fail, evenly spread; None for all.
+        call: the function, which reads below the folder.
+        most: the approximate number of accesses that fail, evenly spread; None for all.
 
     Returns:
-        How many looks have failed.
+        The number of accesses that failed.
     """
     with hiccups(root, -1) as state:
         expected = call()

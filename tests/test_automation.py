@@ -1,4 +1,4 @@
-"""The files that automate the project name what exists: CI, the hooks for Git, and the Makefile's targets."""
+"""CI, the Git hooks and the Makefile refer only to commands and targets that exist."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Parameters: the defaults are the classic recipe, and bad values are refused with their name and bound."""
+"""The default parameters are the classic recipe; a bad value is refused with its name and bound."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mnist_tasks.training.architectures import ARCHITECTURES
 
 CHOICES = (None, "skip", "retrain")
 
-# A bad value of a parameter, and the words that refuse it; tests/dags checks that the form says the same.
+# Bad values of parameters and their error messages; tests/dags checks that the form shows the same messages.
 BAD_VALUES: list[tuple[str, Any, str]] = [
     ("source", "", "'' should be non-empty"),
     ("inbox", "", "'' should be non-empty"),

@@ -1,4 +1,4 @@
-"""The documentation is current: what is generated, every link, every path that it names, and its example."""
+"""The documentation is current: its generated files, links, paths and example."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NAMES = [str(page.relative_to(PROJECT)) for page in PAGES]
 
 
 def anchors(page: Path) -> set[str]:
-    """The anchors of a page's headings, as GitHub makes them."""
+    """Return the anchors that GitHub makes from a page's headings."""
     headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
@@ -58,7 +58,7 @@ def test_the_example_that_calls_the_tasks_runs(
 ) -> None:
     page = (PROJECT / "docs" / "getting-started.md").read_text(encoding="utf-8")
     (example,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    # Two thousand images are enough to see that it runs.
+    # Two thousand images are enough to show that the example runs.
     monkeypatch.setattr("mnist_tasks.load.load", lambda _, datasets: load(str(npz), datasets))
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
 

@@ -1,4 +1,4 @@
-"""Evaluation: candidate and champion on the same images, and no score for what cannot be trusted."""
+"""Evaluation: candidate and champion are measured on the same images; an untrustworthy model gets no score."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from tests.helpers import ANYTHING, LENIENT
 
 @pytest.fixture
 def champion(run: Path, workspace: Workspace) -> Path:
-    """The trained run as champion: the folder of version 1."""
+    """The folder of version 1, the champion, which is published from the trained run."""
     promote(run, workspace.models, LENIENT)
     return workspace.models / "1"
 
@@ -109,13 +109,13 @@ def save(path: Path, *layers: keras.Layer) -> None:
 
 
 def failures(run: Path, whose: str = "candidate") -> list[str]:
-    """The failed findings of an evaluation."""
+    """Return the messages of the failed findings of an evaluation."""
     evaluation = json.loads((run / "evaluation.json").read_text())
     return [finding["message"] for finding in evaluation[whose]["integrity"] if not finding["passed"]]
 
 
 def refused(run: Path, workspace: Workspace) -> str:
-    """Why `promote` refuses, whatever it is told."""
+    """Return the reason why `promote` refuses a candidate, even with force."""
     with pytest.raises(ModelError, match=r"^refused: ") as refusal:
         promote(run, workspace.models, GateConfig(**ANYTHING, force=True, force_reason="I want it"))
     return str(refusal.value)
@@ -145,7 +145,7 @@ def test_the_surest_mistakes_are_listed(run: Path, dataset: Path) -> None:
 
 
 def test_figures_are_drawn_even_where_nothing_is_known(tmp_path: Path) -> None:
-    """No mistakes, a digit that is never there, one epoch, no champion."""
+    """There are no mistakes, no images of one digit, only one epoch, and no champion."""
     labels = np.zeros(5, np.uint8)
     metrics = compute_metrics(np.eye(10, dtype=np.float32)[labels], labels)
 
@@ -157,7 +157,7 @@ def test_figures_are_drawn_even_where_nothing_is_known(tmp_path: Path) -> None:
 
     for path in tmp_path.iterdir():
         with Image.open(path) as image:
-            assert len(image.convert("RGB").getcolors(1 << 24) or []) > 2, path  # something is drawn
+            assert len(image.convert("RGB").getcolors(1 << 24) or []) > 2, path  # the figure is not blank
     assert len(list(tmp_path.iterdir())) == 4
 
 
@@ -201,7 +201,7 @@ def test_a_candidate_with_other_weights_than_train_wrote_down_is_refused(
 def test_what_is_hashed_is_what_is_measured(
     run: Path, dataset: Path, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A file that is exchanged while the candidate is measured does not pass for the one that was."""
+    """A file that is replaced during the measurement is refused."""
 
     def exchange(*arguments: Any) -> Metrics:
         save(run / "model.keras", keras.layers.Dense(10, "softmax"))
@@ -250,7 +250,7 @@ def test_a_keras_model_with_named_or_flat_outputs_is_refused(run: Path, dataset:
 def test_a_candidate_whose_files_are_different_models_is_refused(
     run: Path, dataset: Path, workspace: Workspace
 ) -> None:
-    """As after a crash between writing the one and the other, or an export that forgets to normalize."""
+    """This happens after a crash between writing the two files, or if the export does not normalize."""
     save(run / "model.keras", keras.layers.Dense(10, "softmax"))
 
     evaluate(dataset, run, workspace.models)
@@ -298,12 +298,12 @@ def test_a_damaged_champion_is_named_with_the_way_out_and_stays(
 def test_a_champion_that_keras_cannot_load_is_named(
     run: Path, dataset: Path, workspace: Workspace, champion: Path
 ) -> None:
-    """As after an upgrade of Keras that no longer reads an old format: the file is the published one."""
+    """The file is the published one, but a newer Keras may not read an old format."""
     (champion / "model.keras").write_bytes(b"from another age")
     metadata = json.loads((champion / "metadata.json").read_text())
     metadata["sha256"]["model.keras"] = sha256(champion / "model.keras")
     (champion / "metadata.json").write_text(json.dumps(metadata))
-    (workspace.models / "history.jsonl").unlink()  # it has the digest of the old metadata
+    (workspace.models / "history.jsonl").unlink()  # it holds the digest of the old metadata
 
     evaluate(dataset, run.rename(run.with_name("second")), workspace.models)
 
@@ -350,7 +350,7 @@ def test_a_figure_that_fails_costs_a_line_and_not_the_night(
     assert (
         line == f"{Path(path).name} is not drawn; the task goes on without it: RuntimeError: latex could not be found"
     )
-    assert not (run / path).exists()  # nor the one of an earlier try
+    assert not (run / path).exists()  # the figure of an earlier try is removed as well
     version = ModelDirectory(workspace.models).version("1")
     assert (path in version.card(), version.card().count("![")) == (False, 3)
     assert ModelDirectory(workspace.models).damage(version) == []
@@ -370,7 +370,7 @@ def test_without_matplotlib_there_are_no_figures_and_all_else(
     assert "no figure is drawn, because matplotlib cannot be imported: ModuleNotFoundError" in caplog.text
 
 
-# Reading this gives EIO, as a share does that hiccups.
+# Reading this file gives EIO, as on a network share with temporary errors.
 EIO = Path("/proc/self/mem")
 
 
@@ -412,7 +412,7 @@ def test_what_may_pass_while_a_model_is_loaded_goes_through(
 def test_a_champion_that_cannot_be_read_now_is_not_refused(
     method: str, run: Path, dataset: Path, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whether the model directory lets the system's own error through, or says what it was doing."""
+    """The error is transient if the model directory passes the system's error on, and if it wraps it."""
     for wrapped in (False, True):
 
         def fail(*_: Any, wrapped: bool = wrapped) -> None:

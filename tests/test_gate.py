@@ -1,4 +1,4 @@
-"""The gate: its truth table, the words of its reasons, and what must hold whatever it is given."""
+"""The gate: its truth table, the wording of its reasons, and properties that hold for every input."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from mnist_tasks.system.errors import InputError
 
 Evaluation = dict[str, Any]
 
-# Written out, so that other defaults do not change what these tests say.
+# Written out, so that changed defaults do not affect these tests.
 BOUNDS: dict[str, Any] = {
     "min_accuracy": 0.97,
     "max_accuracy": 0.9985,
@@ -62,7 +62,7 @@ EVERY_QUALITY_CHECK = (
 
 
 def evaluation(**changes: Any) -> Evaluation:
-    """A model that passes everything, with changes."""
+    """Return the evaluation of a model that passes every check, with changes."""
     good = {
         "accuracy": 0.98,
         "loss": 0.06,
@@ -77,13 +77,13 @@ def evaluation(**changes: Any) -> Evaluation:
 
 
 def digits(changes: dict[int, dict[str, Any]] | None = None) -> list[dict[str, Any]]:
-    """The ten digits of a good model, with changes of some."""
+    """Return the metrics of a good model for the ten digits, with changes to some digits."""
     good = {"support": 1000, "recall": 0.98, "precision": 0.98}
     return [{"digit": digit} | good | (changes or {}).get(digit, {}) for digit in range(DIGITS)]
 
 
 def unvalidated(values: Evaluation) -> ModelEvaluation:
-    """The document with these values, whatever they are: nothing has validated them."""
+    """Return a document with any values, without validation."""
 
     def each(name: str, build: Callable[[dict[str, Any]], Any]) -> Any:
         entries = values.get(name)
@@ -112,7 +112,7 @@ def decide(candidate: Evaluation, champion: Evaluation | None, config: GateConfi
 
 
 def three(**changes: Any) -> Evaluation:
-    """The change of an evaluation by which the digit 3 differs from the others."""
+    """Return a change to an evaluation that gives the digit 3 other values."""
     return {"digits": digits({3: changes})}
 
 
@@ -121,7 +121,7 @@ def without(*names: str, **changes: Any) -> Evaluation:
 
 
 def by_verdict(decision: Decision, verdict: str) -> set[str]:
-    """The checks with this verdict: `rule` for one of the whole, `rule slice` for one of a digit or of MNIST."""
+    """Return the checks with a verdict: `rule` for an overall check, `rule slice` for a check of a digit or MNIST."""
     checks = (check for check in decision.checks if check.verdict == verdict)
     return {check.rule if check.slice == "overall" else f"{check.rule} {check.slice}" for check in checks}
 
@@ -132,7 +132,7 @@ def failed(decision: Decision) -> set[str]:
 
 # fmt: off
 TRUTH_TABLE: list[tuple[str, Evaluation, Evaluation | None, str, set[str]]] = [
-    # case, changes of the candidate, of the champion (None: there is none), outcome, the checks that fail
+    # case, changes to the candidate, changes to the champion (None: no champion), outcome, failed checks
     ("first run", {}, None, "approved", set()),
     ("first run, below the floor", {"accuracy": 0.9699}, None, "rejected", {"min_accuracy"}),
     ("better", {"accuracy": 0.985}, {}, "approved", set()),
@@ -166,7 +166,7 @@ TRUTH_TABLE: list[tuple[str, Evaluation, Evaluation | None, str, set[str]]] = [
     ("a digit with no images", three(support=0, recall=None, precision=None), {}, "approved", set()),
     ("a digit never recognized", three(recall=0.0, precision=None), None, "rejected",
      {"min_digit_recall 3", "min_digit_precision 3"}),
-    # Without its support nobody knows that a digit has too few images; so it is judged.
+    # A digit of unknown support may have enough images, so it is judged.
     ("a digit of unknown support", three(support=None, recall=0.9), None, "rejected", {"min_digit_recall 3"}),
     ("a digit left out", {"digits": digits()[1:]}, {}, "rejected", {f"{rule} 0" for rule in DIGIT_RULES}),
     ("a digit left out of the champion", {}, {"digits": digits()[1:]}, "rejected", {"max_digit_regression 0"}),
@@ -217,7 +217,7 @@ MISSING = object()
         ("champion", "accuracy", {"max_regression"}),
         ("champion", "loss", {"max_loss_increase"}),
         ("champion", "recall", {"max_digit_regression 3"}),
-        ("champion", "precision", set()),  # compared with nothing
+        ("champion", "precision", set()),  # not compared with anything
     ],
 )
 def test_a_metric_that_is_not_a_possible_value_fails_its_checks(
@@ -441,7 +441,7 @@ def test_what_fails_several_checks_in_the_same_words_is_said_once() -> None:
         ({"accuracy": 0.99850004}, {}, "max_accuracy"),
         ({"loss": 0.3000002}, {}, "max_loss"),
         ({"loss": 0.00001}, {"max_loss": 0}, "max_loss"),
-        # A loss is a multiple of nothing, an accuracy one of 1/images, a recall one of 1/images of the digit.
+        # An accuracy is a multiple of 1/images and a recall one of 1/images of the digit. A loss can have any value.
         ({"loss": 0.07204}, {}, "max_loss_increase"),
         ({"accuracy": 0.97598}, {}, "max_regression"),
         (three(recall=0.93996), {}, "max_digit_regression"),
@@ -451,7 +451,7 @@ def test_values_that_differ_never_look_alike(candidate: Evaluation, policy: dict
     decision = decide(evaluation(**candidate), evaluation(), GateConfig(**BOUNDS | policy))
 
     (message,) = (check.message for check in decision.checks if check.rule == rule and check.verdict == "failed")
-    value, bound = map(float, re.findall(r"[-+]?\d[\d.]*(?:e[-+]?\d+)?", message)[-2:])  # or the change and its bound
+    value, bound = map(float, re.findall(r"[-+]?\d[\d.]*(?:e[-+]?\d+)?", message)[-2:])  # value or change, and bound
     assert value != bound
 
 
@@ -470,7 +470,7 @@ def test_a_validated_document_is_decided_as_an_unvalidated_one() -> None:
         ({"digits": "none"}, "rejected"),
         ({"digits": [None] * DIGITS}, "rejected"),
         (three(support=-1, recall=0.1), "rejected"),
-        ({"accuracy": 10**5000}, "rejected"),  # Python writes out no int of more than 4,300 digits
+        ({"accuracy": 10**5000}, "rejected"),  # Python refuses to print an int of more than 4,300 digits
         ({"integrity": "passed"}, "refused"),
         ({"integrity": [None]}, "refused"),
     ],
@@ -480,7 +480,7 @@ def test_an_evaluation_of_the_wrong_form_fails(changes: Evaluation, outcome: str
     assert decide(evaluation(**changes), evaluation(), POLICY).outcome == outcome
 
 
-# What must hold whatever the gate is given.
+# Properties that hold for every input of the gate.
 
 PROPERTY = settings(max_examples=200, deadline=None)
 
@@ -496,7 +496,7 @@ odd_values = st.one_of(
 
 
 def odd_mappings(*names: str, **parts: st.SearchStrategy[Any]) -> st.SearchStrategy[Evaluation]:
-    """Mappings of any of the names to odd values and of the parts to theirs; each may be missing."""
+    """Return a strategy for mappings from names to odd values and parts to drawn values; any key may be missing."""
     return st.fixed_dictionaries({}, optional=dict.fromkeys(names, odd_values) | parts)
 
 
@@ -516,7 +516,7 @@ odd_evaluations = odd_mappings(
 
 @st.composite
 def plausible_evaluations(draw: st.DrawFn) -> Evaluation:
-    """Evaluations of sound models, on both sides of every bound and with no more than a few bad digits."""
+    """Draw an evaluation of a sound model, on either side of each bound, with at most a few bad digits."""
     near = st.floats(0.9, 1)
     changes = st.fixed_dictionaries({}, optional={"recall": near, "precision": near, "support": st.integers(0, 200)})
     return evaluation(
@@ -563,9 +563,9 @@ def test_every_check_is_made_whatever_fails(candidate: Evaluation, champion: Eva
     assert set(quality) == expected
     assert len([check for check in decision.checks if check.rule == "max_champion_drop"]) == (champion is not None)
     integrity = [check for check in decision.checks if check.rule == "integrity"]
-    findings = max(len(candidate.get("integrity") or ()), 1)  # none at all is a failed check of its own
+    findings = max(len(candidate.get("integrity") or ()), 1)  # no finding at all is one failed check
     if champion is not None:
-        findings += max(len(champion.get("integrity") or ()), 1) + 1  # and one whether the images are the same
+        findings += max(len(champion.get("integrity") or ()), 1) + 1  # one more check compares the images
     assert len(integrity) == findings
 
 
@@ -602,7 +602,7 @@ def test_failed_integrity_is_refused_even_with_force(
 
 @st.composite
 def improvements(draw: st.DrawFn) -> tuple[Evaluation, Evaluation]:
-    """A plausible evaluation, and the same with one metric improved, by a little or a lot."""
+    """Draw a plausible evaluation, and the same evaluation with one metric improved by a little or a lot."""
     worse = draw(plausible_evaluations())
     better = copy.deepcopy(worse)
     metric, best = draw(st.sampled_from([("accuracy", 1.0), ("loss", 0.0), ("recall", 1.0), ("precision", 1.0)]))
@@ -614,7 +614,8 @@ def improvements(draw: st.DrawFn) -> tuple[Evaluation, Evaluation]:
 UNSUSPECTING = GateConfig(**BOUNDS | {"max_accuracy": 1})
 
 
-# Said of each check, which says more than of the outcome: promoted is who fails none, as is tested above.
+# The property holds for each check, which is stronger than for the outcome: only a candidate without a failed check is
+# promoted, as tested above.
 @PROPERTY
 @given(improvements(), st.none() | plausible_evaluations())
 def test_no_check_fails_because_the_candidate_got_better(
@@ -633,7 +634,7 @@ def test_no_check_passes_because_the_champion_got_better(
 ) -> None:
     against_worse, against_better = (decide(candidate, champion, POLICY) for champion in champions)
 
-    # But for a champion that measures so badly that the test images are doubted.
+    # The exception is a champion whose score is so bad that the test images are in doubt.
     assert failed(against_worse) - {"max_champion_drop"} <= failed(against_better)
     if "max_champion_drop" not in failed(against_worse):
         assert against_better.approved <= against_worse.approved
@@ -642,7 +643,7 @@ def test_no_check_passes_because_the_champion_got_better(
 @PROPERTY
 @given(evaluations, champions)
 def test_it_decides_the_same_every_time_and_changes_nothing(candidate: Evaluation, champion: Evaluation | None) -> None:
-    before = repr((candidate, champion))  # NaN is not equal to itself, its text is
+    before = repr((candidate, champion))  # NaN does not equal itself, but its text does
     copies = copy.deepcopy((candidate, champion))
 
     first, second = decide(candidate, champion, POLICY), decide(candidate, champion, POLICY)
@@ -703,7 +704,7 @@ def test_where_nobody_was_asked_the_check_is_skipped_and_says_why() -> None:
 
 
 def mnist(accuracy: float) -> Evaluation:
-    """The change of an evaluation whose test images are not MNIST's, by its accuracy on those."""
+    """Return a change to an evaluation: the test images are not MNIST's, and it has this accuracy on MNIST's."""
     return {"mnist": {"is_test_set": False, "accuracy": accuracy}}
 
 
@@ -712,7 +713,7 @@ def mnist(accuracy: float) -> Evaluation:
     [
         (0.98, 0.98, set()),
         (0.97, 0.974, set()),
-        (0.148, 0.98, {"min_accuracy", "max_regression"}),  # transposed digits, a source with its own test set
+        (0.148, 0.98, {"min_accuracy", "max_regression"}),  # transposed digits from a source with its own test set
         (0.975, 0.98, {"max_regression"}),
         (0.9986, 0.98, {"max_accuracy"}),
         (0.148, None, {"min_accuracy"}),  # the first model
@@ -754,10 +755,10 @@ def test_an_evaluation_of_before_mnist_was_measured_does_not_pass() -> None:
         ({"accuracy": 0.96}, {"accuracy": 0.9}, True),
         ({"accuracy": 0.96}, {"accuracy": 0.91}, False),
         ({"accuracy": 0.96}, {"accuracy": 0.99}, False),
-        # 100 images: chance explains six points more
+        # With only 100 images, chance explains a loss of six points.
         ({"accuracy": 0.96, "accuracy_95": [0.902, 0.984]}, {"accuracy": 0.9, "accuracy_95": [0.826, 0.945]}, False),
         ({"accuracy": 0.96, "accuracy_95": [0.956, 0.964]}, {"accuracy": 0.15, "accuracy_95": [0.14, 0.16]}, True),
-        ({}, {"accuracy": 0.15}, False),  # not known: an older release
+        ({}, {"accuracy": 0.15}, False),  # an older release did not record the accuracy
     ],
 )
 def test_a_champion_that_collapses_on_tonights_images_stops_the_run_even_by_force(

@@ -1,4 +1,4 @@
-"""Which way imports go in `mnist_tasks`: from the tasks down to the system, never up and never in a circle."""
+"""Imports in `mnist_tasks` go from the tasks down to the system, never up and never in a circle."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mnist_tasks.workspace import PROJECT
 
 PACKAGE = PROJECT / "mnist_tasks"
 TASKS = ("load", "normalize", "train", "evaluate", "promote", "rollback")
-# From the bottom to the top: a module imports from its own group and from those before it.
+# Groups from the lowest to the highest. A module imports from its own group and from the groups before it.
 GROUPS = [
     ("system",),
     ("documents", "gate", "gate_checks", "gate_config", "recipes", "config", "run_parameters", "workspace"),
@@ -33,7 +33,7 @@ MODULES = {
 
 
 def imported(path: Path) -> Iterator[str]:
-    """The modules of the package that a file imports anywhere, by their names below it."""
+    """Yield the package modules that a file imports anywhere, named relative to the package."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
         if isinstance(node, ast.ImportFrom) and node.module:
@@ -49,7 +49,7 @@ def test_a_module_imports_nothing_from_above(module: str) -> None:
 
 
 def test_no_modules_import_each_other() -> None:
-    TopologicalSorter({name: set(imported(path)) for name, path in MODULES.items()}).prepare()  # or CycleError
+    TopologicalSorter({name: set(imported(path)) for name, path in MODULES.items()}).prepare()  # raises CycleError
 
 
 @pytest.mark.parametrize("module", MODULES)

@@ -1,4 +1,4 @@
-"""The settings: each bad value is refused before the start; `tests/dags/test_settings.py` has the DAG file's part."""
+"""The settings: each bad value is refused before the start. `tests/dags/test_settings.py` tests the DAG file."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ BAD = [
     ("MNIST_PARAMS", "{", "it is not JSON: "),
     ("MNIST_PARAMS", "/no/such/file", "/no/such/file cannot be read: No such file or directory"),
 ]
-# A mistake in one of these stops no training.
+# A mistake in one of these settings does not stop a training.
 BAD_BUT_NO_REASON_TO_STOP = [
     ("MNIST_NOTIFY", "{}", "it is not a JSON list of objects, each with a notifier"),
     ("MNIST_NOTIFY", "https://chat/secret", "it is not JSON: "),

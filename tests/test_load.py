@@ -1,4 +1,4 @@
-"""Snapshots: written once, reused, verified, and never half there."""
+"""Snapshots are written once, reused, verified and never left incomplete."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_a_full_disk_leaves_no_half_snapshot(npz: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_source(mnist: Digits, tmp_path: Path) -> None:
-    """In processes of their own: once, and four times as many images, of which the rules are checked as well."""
+    """Load a source, and one with four times as many images, in separate processes; the rules are checked as well."""
     script = (
         "import sys\nfrom pathlib import Path\nfrom mnist_tasks.config import DataRules\n"
         "from mnist_tasks.load import load\n"
@@ -118,7 +118,7 @@ def test_memory_does_not_grow_with_the_source(mnist: Digits, tmp_path: Path) -> 
         command = [sys.executable, "-c", script, str(source), str(tmp_path / "datasets")]
         peaks[times] = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
-    # 180,000 more images are 141 MB; what may grow is their hashes and labels, 1.6 MB, held some times over.
+    # The 180,000 additional images take 141 MB. Only their hashes and labels, 1.6 MB, may be held, in several copies.
     assert peaks[4] - peaks[1] < 30, peaks
 
 

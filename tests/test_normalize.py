@@ -1,4 +1,4 @@
-"""Normalized images: exactly x/255 in float32, written once, memory-mapped."""
+"""Normalized images are exactly x/255 in float32, written once and memory-mapped."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def loaded(npz: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def folder(loaded: Path, tmp_path: Path) -> Path:
-    """A copy of it."""
+    """A copy of the loaded snapshot, which a test may change."""
     return shutil.copytree(loaded, tmp_path / loaded.name)
 
 
@@ -49,7 +49,7 @@ def test_both_splits_are_written_and_memory_mapped(folder: Path, digits: Digits)
 
 
 def test_memory_does_not_grow_with_the_images(digits: Digits, tmp_path: Path) -> None:
-    """64,000 images are 50 MB of pixels and 200 MB of normalized ones."""
+    """64,000 images take 50 MB as raw pixels and 200 MB normalized."""
     many = np.tile(digits.x_train, (32, 1, 1))
     np.savez(tmp_path / "many.npz", **{**vars(digits), "x_train": many, "y_train": np.tile(digits.y_train, 32)})
     script = (
@@ -99,14 +99,14 @@ def test_a_folder_without_dataset_is_refused(tmp_path: Path) -> None:
 
 
 def change(path: Path, where: int = -1) -> None:
-    """Another bit in a file of the same size."""
+    """Flip one bit of a file."""
     content = bytearray(path.read_bytes())
     content[where] ^= 1
     path.write_bytes(content)
 
 
 def zero(path: Path) -> None:
-    """The second half of an array set to zero, as a disk that lost blocks has it."""
+    """Set the second half of an array to zero, as on a disk that has lost blocks."""
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2].ljust(len(content), b"\0"))
 
@@ -143,7 +143,7 @@ def test_other_raw_arrays_than_load_wrote_are_never_used(name: str, folder: Path
 
 
 def test_a_dataset_is_verified_without_writing_beside_it(folder: Path) -> None:
-    """So that a version can be reproduced in a workspace that may only be read."""
+    """A version can be reproduced in a read-only workspace."""
     normalize(folder)
     lock = folder.parent / ".lock"
     lock.unlink()

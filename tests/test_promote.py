@@ -1,4 +1,4 @@
-"""Promotion: the gate's word decides, and every outcome is written down."""
+"""Promotion: the gate decides, and every outcome is recorded."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_a_version_is_all_that_its_users_need(run: Path, workspace: Workspace, d
     served = tf.saved_model.load(version).signatures["serving_default"]
     raw = digits.x_test[:50]
     by_keras = keras.saving.load_model(version / "model.keras").predict(raw / np.float32(255), verbose=0)
-    by_serving = served(images=tf.constant(raw))["probabilities"]  # raw uint8: the graph normalizes
+    by_serving = served(images=tf.constant(raw))["probabilities"]  # raw uint8, because the graph normalizes
     assert np.abs(by_keras - by_serving).max() < 1e-6
     found = {path.relative_to(version).as_posix() for path in version.rglob("*") if path.is_file()}
     assert found >= {
@@ -189,7 +189,7 @@ def test_a_model_that_cannot_be_trusted_is_refused_even_by_force(
 
 @pytest.mark.slow
 def test_a_reader_always_loads_a_whole_model_while_others_are_published(run: Path, workspace: Workspace) -> None:
-    """Keras loads `champion/model.keras` in a loop, in a process of its own, during 50 publishes."""
+    """A separate process loads `champion/model.keras` with Keras in a loop during 50 publishes."""
     promote(run, workspace.models, LENIENT)
     reader = (
         "import sys, keras; from pathlib import Path\n"

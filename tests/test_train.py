@@ -1,4 +1,4 @@
-"""Training: files, log, seeds, and failures that leave nothing behind."""
+"""Training: its files, log and seeds, and failures that leave no files behind."""
 
 from __future__ import annotations
 
@@ -229,7 +229,7 @@ def test_a_batch_larger_than_the_set_is_refused(dataset: Path, workspace: Worksp
 def test_a_loss_that_is_not_finite_fails_and_writes_nothing(
     dataset: Path, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Dataset, "verify", lambda *_: None)  # the NaN comes later, as one of the training's own would
+    monkeypatch.setattr(Dataset, "verify", lambda *_: None)  # lets the NaN through, as if the training had produced it
     images = np.load(Dataset(dataset).normalized_path("train"), mmap_mode="r+")
     images[1234, 5, 5] = np.nan
     config = TrainConfig(activation="tanh")  # relu would turn the NaN into a zero
@@ -283,7 +283,7 @@ NO_MEMORY = [
 def test_too_little_memory_names_the_settings_to_lower(
     kind: Any, message: str, dataset: Path, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With a stand-in for the device's complaint, as filling the memory of a machine would harm others."""
+    """The device's error is faked, because filling the memory of the machine would disturb other programs."""
     monkeypatch.setattr("mnist_tasks.train.fit", raises(kind(None, None, message)))
 
     with pytest.raises(InputError) as caught:

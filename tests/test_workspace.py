@@ -1,4 +1,4 @@
-"""The workspace: names stay in their folders, and a place that cannot be written to is named before any work."""
+"""The workspace: names stay in their folders, and an unusable location is reported before any work."""
 
 from __future__ import annotations
 
@@ -113,10 +113,10 @@ def hidden(folder: Path) -> list[Path]:
 
 @pytest.fixture(scope="session")
 def without_links(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A library that, loaded before all others, refuses links as vfat, exFAT and some network file systems do."""
+    """A library for LD_PRELOAD that refuses links, as vfat, exFAT and some network file systems do."""
     compiler = shutil.which("gcc")
     if not compiler:
-        pytest.skip("a library that refuses links is made with gcc, which is not installed")
+        pytest.skip("gcc, which builds the library that refuses links, is not installed")
     folder = tmp_path_factory.mktemp("preload")
     (folder / "nolinks.c").write_text(
         "#include <errno.h>\n"
@@ -131,7 +131,7 @@ def without_links(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_file_system_without_links_is_named_before_anything_starts(without_links: Path, tmp_path: Path) -> None:
-    """By `make run`, which would start Airflow next."""
+    """`make run` reports the file system before it starts Airflow."""
     result = subprocess.run(
         [sys.executable, str(PROJECT / "scripts" / "run.py"), "epochs=1"],
         env={**os.environ, "MNIST_HOME": str(tmp_path / "home"), "LD_PRELOAD": str(without_links)},
@@ -153,7 +153,7 @@ def test_a_file_system_without_hard_links_will_do(tmp_path: Path, monkeypatch: p
 
 
 def refusing(number: int, when: Callable[..., bool] = lambda *_: True) -> Callable[..., Any]:
-    """A system call that fails if `when` says so of its arguments, and else does nothing."""
+    """Return a stand-in for a system call that fails if `when` is true for its arguments, and else does nothing."""
 
     def call(*arguments: Any, **_: Any) -> None:
         if when(*arguments):
@@ -170,7 +170,7 @@ def test_a_file_system_without_locks_is_named(number: int, tmp_path: Path, monke
         Workspace(tmp_path).prepare()
 
     assert os.strerror(number) in str(refused.value)
-    assert is_transient(refused.value) == (number == errno.ENOLCK)  # the server for locks may be back later
+    assert is_transient(refused.value) == (number == errno.ENOLCK)  # the lock server may be back later
     assert hidden(tmp_path) == []
 
 

@@ -1,4 +1,4 @@
-"""`python -m mnist_tasks`: what each command prints, as text and as JSON, and its exit status."""
+"""`python -m mnist_tasks`: the output of each command, as text and as JSON, and its exit status."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ EMPTY = ("models list", "models show champion", "models verify", "models history
 
 @pytest.fixture
 def command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Command:
-    """Run a command on the workspace in `tmp_path / "home"`: its status, output and errors."""
+    """A function that runs a command on the workspace in `tmp_path / "home"` and returns status, output and errors."""
     monkeypatch.setenv("MNIST_HOME", str(tmp_path / "home"))
 
     def command(*arguments: object) -> tuple[int, str, str]:
         try:
             status = main([str(argument) for argument in arguments])
-        except SystemExit as exit_:  # argparse's
+        except SystemExit as exit_:  # raised by argparse
             status = int(exit_.code or 0)
         output = capsys.readouterr()
         return status, output.out, output.err
@@ -50,7 +50,7 @@ def command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.Capt
 
 @pytest.fixture
 def models(run: Path, workspace: Workspace) -> ModelDirectory:
-    """Versions 1 and 2 with a real model, by the runs `first` and `second`."""
+    """Versions 1 and 2 with real models, from the runs `first` and `second`."""
     promote(run, workspace.models, GateConfig(min_accuracy=0.5, max_loss=2))
     second = run.with_name("second")
     shutil.copytree(run, second)
@@ -63,7 +63,7 @@ def models(run: Path, workspace: Workspace) -> ModelDirectory:
 
 @pytest.fixture
 def untested(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave out the smoke test of a rollback, which takes seconds; one test has it."""
+    """Leave out the smoke test of a rollback, which takes seconds. One test runs it."""
     defaults = {**(roll_back.__kwdefaults__ or {}), "smoke_test": lambda _: None}
     monkeypatch.setattr(roll_back, "__kwdefaults__", defaults)
 
@@ -206,7 +206,7 @@ def test_history_has_a_line_for_each_move(command: Command, models: ModelDirecto
     assert status == 0
     events = rows(text)
     assert [row[1:4] for row in events] == [["promoted", "-", "1"], ["promoted", "1", "2"], ["rolled", "back", "2"]]
-    # One line, cut, and nothing in it that a terminal would obey.
+    # The reason is cut to one line and contains nothing that a terminal would interpret.
     assert "  the new one \\x1b[31mmisses most 8s !!!" in text
     assert text.endswith("!...\n")
     assert "\x1b" not in text
@@ -284,7 +284,7 @@ def test_a_rollback_needs_a_version_before(command: Command, run: Path, workspac
 
 @pytest.mark.usefixtures("untested")
 def test_prune_names_what_it_removed(command: Command, models: ModelDirectory) -> None:
-    # 4 is champion, 3 was before it; 2 is nobody's predecessor any more.
+    # 4 is champion and 3 was champion before it. 2 is no longer the predecessor of any version.
     for to in (1, 2):
         command("models", "rollback", "--to", to, "--reason", "x")
 
@@ -469,7 +469,7 @@ def test_retire_leaves_no_champion_and_rollback_undoes_it(command: Command, mode
     assert (status, "is no longer champion" in text) == (0, True)
     assert "To undo it: models rollback --reason ..." in text
     assert models.champion() is None
-    assert not [path for path in models.root.iterdir() if path.name.isdecimal()]  # what TF Serving would take
+    assert not [path for path in models.root.iterdir() if path.name.isdecimal()]  # TF Serving would serve these
     assert command("models", "retire", "--reason", "again")[0] == 2
     assert command("models", "verify")[0] == 0
     assert command("models", "repair") == (0, "nothing to repair\n", "")

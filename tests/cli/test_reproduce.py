@@ -1,4 +1,4 @@
-"""`python -m mnist_tasks reproduce`: a version trained again is identical, or what differs is said."""
+"""`python -m mnist_tasks reproduce` trains a version again and prints that it is identical or what differs."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def reproduce(workspace: Workspace, version: str) -> subprocess.CompletedProcess
 
 
 def change_metadata(workspace: Workspace, **changes: object) -> None:
-    (workspace.models / "history.jsonl").unlink()  # it has their digest
+    (workspace.models / "history.jsonl").unlink()  # it holds the digest of the unchanged metadata
     path = workspace.models / "1" / "metadata.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 

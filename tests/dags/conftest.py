@@ -1,4 +1,4 @@
-"""The project's DAGs as Airflow parses them, and a workspace for their tasks."""
+"""Fixtures for the DAG tests: the DAGs as Airflow parses them, and a workspace for their tasks."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def dags() -> dict[str, DAG]:
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
-    """A workspace of the test's own for the tasks."""
+    """An empty workspace for the tasks of one test."""
     monkeypatch.setenv("MNIST_HOME", str(tmp_path))
     return Workspace(tmp_path)
 
@@ -40,11 +40,13 @@ def states(run: DagRun) -> dict[str, str]:
 
 
 def parse(facts: str, **environment: str) -> dict[str, Any]:
-    """What a process that parses the training's DAG file has imported (`modules`), and other facts.
+    """Parse the training DAG file in a new process and return facts about it.
+
+    The names of the imported modules are under the key `modules`.
 
     Args:
-        facts: the items of a Python dictionary about `dag`.
-        environment: variables of the process.
+        facts: the items of a Python dictionary; they may use `dag`.
+        environment: environment variables of the process.
     """
     script = (
         "import json, sys; sys.path[:0] = sys.argv[1:]\n"

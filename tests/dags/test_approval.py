@@ -1,4 +1,4 @@
-"""Approval by a person: only if it is asked for, and only of what the gate lets pass."""
+"""Approval by a person: only if the setting asks for it, and only for candidates that pass the gate."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from tests.helpers import ANYTHING, LENIENT
 FAST = {"epochs": 1, **ANYTHING}
 ADA = {"id": "ada", "name": "Ada Lovelace"}
 
-# After them the modules of the DAG folder can be imported.
+# The fixture `dags` makes the modules of the DAG folder importable.
 pytestmark = pytest.mark.usefixtures("dags")
 
 Answer = Callable[..., None]
@@ -43,7 +43,7 @@ Answer = Callable[..., None]
 
 @pytest.fixture
 def dag(monkeypatch: pytest.MonkeyPatch) -> DAG:
-    """The DAG as it is with approval."""
+    """The training DAG with approval switched on."""
     monkeypatch.setenv("MNIST_APPROVAL", "24h")
     bag = BundleDagBag(str(DAGS), bundle_path=DAGS, bundle_name="dags-folder")
     assert bag.import_errors == {}
@@ -52,11 +52,11 @@ def dag(monkeypatch: pytest.MonkeyPatch) -> DAG:
 
 @pytest.fixture
 def answer() -> Iterator[Answer]:
-    """Answers the next question, as Airflow's API server does with what comes from the UI."""
+    """A function that answers the next question, as Airflow's API server does with an answer from the UI."""
     threads, stop = [], threading.Event()
 
     def reply(option: str, user: dict[str, str] | None, **params: Any) -> None:
-        """Answer until the task goes on: dag.test, still busy with the asking, may write over a quick answer."""
+        """Answer until the task continues, because dag.test may overwrite a quick answer while it is still asking."""
         asked = None
         while not stop.wait(0.1):
             with create_session() as session:
@@ -69,7 +69,7 @@ def answer() -> Iterator[Answer]:
                     asked, detail = task.id, task.hitl_detail
                     detail.chosen_options, detail.params_input = [option], params
                     detail.responded_by, detail.responded_at = user, datetime.now(timezone.utc)
-                    event: Any = TriggerEvent  # which has no annotations
+                    event: Any = TriggerEvent  # TriggerEvent has no annotations
                     event = event(detail.as_resume_event_payload(timedout=user is None))
                     handle_event_submit(event, task_instance=task, session=session)
                 elif task and task.state != "scheduled":
@@ -107,7 +107,7 @@ def test_it_stands_between_evaluate_and_promote_and_waits_as_long_as_is_said(dag
     assert (approve.upstream_task_ids, approve.downstream_task_ids) == ({"evaluate"}, {"promote"})
     assert approve.response_timeout == timedelta(hours=24)
     assert (approve.options, approve.defaults, list(approve.params)) == (["Approve", "Reject"], ["Reject"], ["comment"])
-    # That of the work before and after the waiting, during which the task has no process.
+    # The time limit of the work before and after the wait. The task has no process while it waits.
     assert approve.execution_timeout == timedelta(minutes=10)
 
 
@@ -165,7 +165,7 @@ def test_a_no_and_no_answer_reject(
 def test_an_answer_is_not_asked_for_again_by_a_retry(
     dag: DAG, home: Workspace, npz: Path, answer: Answer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As when Airflow refuses to take the task's result. Were it asked for again, nobody would answer."""
+    """Airflow may fail to store the result of the task. The test would hang if the question were asked again."""
     approve: Any = dag.get_task("approve")
     take, answers = approve.execute_complete, []
 
@@ -188,7 +188,7 @@ def test_an_answer_is_not_asked_for_again_by_a_retry(
     ("try_number", "max_tries", "retry"), [(1, 2, False), (2, 2, True), (2, 3, False), (3, 3, True)]
 )
 def test_the_first_try_after_clearing_is_no_retry(try_number: int, max_tries: int, retry: bool, dag: DAG) -> None:
-    """Clearing raises max_tries: to the number of tries until then and the retries."""
+    """Clearing a task raises max_tries to the number of tries so far plus the number of retries."""
     approve: Any = dag.get_task("approve")
 
     assert approve.is_retry(SimpleNamespace(try_number=try_number, max_tries=max_tries)) is retry

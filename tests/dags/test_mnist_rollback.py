@@ -1,4 +1,4 @@
-"""The rollback DAG: its form, and going back for real."""
+"""The rollback DAG: its form, and real rollbacks."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_a_version_that_is_not_there_fails_at_once(dag: DAG, models: ModelDirect
 def test_a_version_that_gives_other_answers_than_when_it_was_approved_is_no_way_back(
     dag: DAG, models: ModelDirectory, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """As after an upgrade of a library: the files are those that were published, what comes out is not."""
+    """An upgraded library can change the outputs of a model although its files are those that were published."""
     import numpy as np
 
     from mnist_tasks.system.files import sha256
@@ -81,7 +81,7 @@ def test_a_version_that_gives_other_answers_than_when_it_was_approved_is_no_way_
     metadata = json.loads(metadata_path.read_text())
     metadata["sha256"]["golden.npz"] = sha256(golden)
     metadata_path.write_text(json.dumps(metadata))
-    models.history_file.path.unlink()  # it has the digest of the metadata
+    models.history_file.path.unlink()  # it holds the digest of the unchanged metadata
 
     run = dag.test(run_conf={"version": 1, "reason": "it was bad"})
 

@@ -1,4 +1,4 @@
-"""The DAG: its structure, its form, what parsing it costs, and whole runs of it in this process."""
+"""The training DAG: its structure, its form, its imports when parsed, and whole runs in this process."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_the_tasks_form_a_chain(dag: DAG) -> None:
 
 def test_it_runs_nightly_one_at_a_time_without_catching_up(dag: DAG) -> None:
     assert str(dag.schedule) == "0 2 * * *"
-    assert dag.start_date is None  # or unpausing would run the slot that was missed
+    assert dag.start_date is None  # with a start date, unpausing would run the missed slot
     assert (dag.catchup, dag.max_active_runs) == (False, 1)
     assert dag.doc_md
     assert dag.tags == {"mnist", "training"}
@@ -70,7 +70,7 @@ def test_every_task_retries_with_backoff_and_has_a_time_limit(dag: DAG) -> None:
 def test_the_model_is_an_asset_of_promote(dag: DAG) -> None:
     (asset,) = dag.get_task("promote").outlets
 
-    # Where the workspace is does not count, so that it can be moved.
+    # The asset does not depend on the location of the workspace, so the workspace can be moved.
     assert (asset.name, asset.uri) == ("mnist_champion", "mnist_champion")
 
 
@@ -143,7 +143,7 @@ def test_a_run_promotes_and_the_next_one_is_rejected(
         "promote",
     ]
     ends = [0, *(number for number, line in enumerate(reports, start=1) if " took " in line)]
-    assert [reports[end].split()[0] for end in ends[:-1]] == ["reading"] * 5  # each log begins with what is read
+    assert [reports[end].split()[0] for end in ends[:-1]] == ["reading"] * 5  # each log begins with its input files
     champion = ModelDirectory(home.models).champion()
     assert champion
     assert champion.number == 1
@@ -212,7 +212,7 @@ def test_a_run_on_which_nothing_has_changed_ends_at_train_and_tells_nobody(
     skipped = dict.fromkeys(("train", "evaluate", "promote"), "skipped")
     assert states(run) == {"load": "success", "normalize": "success", **skipped}
     output = capfd.readouterr().out
-    assert output.count("nothing has changed since version 1") >= 3  # in the log of each
+    assert output.count("nothing has changed since version 1") >= 3  # in the log of each skipped task
     assert "MNIST_NOTIFY" not in output
     decision = json.loads((home.run(run.run_id) / "decision.json").read_text())
     assert (decision["outcome"], decision["champion_version"]) == ("unchanged", 1)

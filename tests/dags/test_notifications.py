@@ -1,4 +1,4 @@
-"""Telling people: what arrives at a mail server and at a chat, and that nothing about it can harm a run."""
+"""Notifications: the messages at a mail server and in a chat, and that no failure to notify can harm a run."""
 
 from __future__ import annotations
 
@@ -41,17 +41,17 @@ MAIL = {
 CHAT = {"notifier": "mnist_notify.WebhookNotifier", "conn_id": "mnist_chat"}
 NOBODY_LISTENS = f"http://127.0.0.1:{free_port()}/services/T0/B0/very-secret"
 
-# Somebody else's notifiers, by their import paths.
+# This module provides notifiers of other people, which the setting names by import path.
 HERE = "tests.dags.test_notifications"
 
 Notify = Callable[..., None]
 
-# After them the modules of the DAG folder can be imported.
+# The fixture `dags` makes the modules of the DAG folder importable.
 pytestmark = pytest.mark.usefixtures("dags")
 
 
 class Mail(socketserver.StreamRequestHandler):
-    """The few commands of SMTP that it takes to receive a message."""
+    """A mail server with the few SMTP commands that are needed to receive a message."""
 
     def handle(self) -> None:
         self.wfile.write(b"220 stand-in\r\n")
@@ -65,7 +65,10 @@ class Mail(socketserver.StreamRequestHandler):
 
 
 class Chat(BaseHTTPRequestHandler):
-    """A webhook that takes every message; one to /404/... or /301/... is answered so, with the path repeated."""
+    """A webhook that accepts every message.
+
+    A message to /404/... or /301/... gets that status and an answer that repeats the path.
+    """
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
@@ -107,7 +110,7 @@ def html(mail: EmailMessage) -> str:
 
 @pytest.fixture
 def mailbox(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], list[EmailMessage]]]:
-    """What the stand-in for a mail server has received."""
+    """A function that returns the messages that a stand-in for a mail server has received."""
     with serving(Mail) as server:
         extra = {"disable_ssl": True, "disable_tls": True}
         connection = {"conn_type": "smtp", "host": "127.0.0.1", "port": server.port, "extra": extra}
@@ -117,7 +120,7 @@ def mailbox(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], list[Email
 
 @pytest.fixture
 def chat(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], list[str]]]:
-    """The texts that the stand-in for a chat has received."""
+    """A function that returns the texts that a stand-in for a chat has received."""
     with serving(cast("type[socketserver.BaseRequestHandler]", Chat)) as server:
         connection = {"conn_type": "http", "password": f"http://127.0.0.1:{server.port}/services/T0/B0/very-secret"}
         monkeypatch.setenv("AIRFLOW_CONN_MNIST_CHAT", json.dumps(connection))
@@ -126,7 +129,7 @@ def chat(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], list[str]]]:
 
 @pytest.fixture
 def notify(monkeypatch: pytest.MonkeyPatch) -> Notify:
-    """Configures who tells."""
+    """A function that sets the notifiers in MNIST_NOTIFY."""
 
     def configure(*entries: Any) -> None:
         monkeypatch.setenv("MNIST_NOTIFY", json.dumps(entries))
@@ -148,11 +151,11 @@ class Raising(BaseNotifier):
 
 
 def no_notifier() -> None:
-    """What is not a notifier."""
+    """A function that is not a notifier."""
 
 
 def something(_: Any) -> Any:
-    """Something to tell."""
+    """Return a notification."""
     from mnist_notify import Notification
 
     return Notification("failed", "title", "text", "run", "link")
@@ -235,7 +238,7 @@ def test_a_failure_after_the_link_has_moved_names_the_new_champion(
 def test_a_promotion_that_is_none_is_not_told_as_one(
     workspace: Workspace, run: Path, notify: Notify, chat: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As by an older release, which wrote so before it published."""
+    """An older release wrote `promoted` before it published."""
     from mnist_notify import tell_promotion
 
     monkeypatch.setenv("MNIST_HOME", str(workspace.root))

@@ -1,4 +1,4 @@
-"""The settings as the DAG file reads them: the words of the launchers, and MNIST_PARAMS in the form and in a run."""
+"""The DAG file reads the settings with the launchers' error messages and takes defaults from MNIST_PARAMS."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mnist_tasks.workspace import Workspace
 from tests.dags.conftest import DAGS
 from tests.test_installation import BAD, BAD_BUT_NO_REASON_TO_STOP
 
-# After them the modules of the DAG folder can be imported.
+# The fixture `dags` makes the modules of the DAG folder importable.
 pytestmark = pytest.mark.usefixtures("dags")
 
 
@@ -44,7 +44,7 @@ def test_what_is_no_reason_to_stop_is_logged(
 
 @pytest.fixture
 def cnn(monkeypatch: pytest.MonkeyPatch) -> DAG:
-    """The DAG where MNIST_PARAMS asks for another recipe."""
+    """The DAG with another recipe in MNIST_PARAMS."""
     monkeypatch.setenv("MNIST_PARAMS", '{"recipe": "cnn", "min_accuracy": 0.99}')
     return DagBag(str(DAGS / "mnist_training.py")).dags["mnist_training"]
 

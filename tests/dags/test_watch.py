@@ -1,4 +1,4 @@
-"""The watched inbox: the schedule that it gives, and its trigger, which says everything once."""
+"""The watched inbox: its schedule, and its trigger, which reports each batch once."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from mnist_inbox import MAX_MARKS_PER_PAGE, InboxTrigger
 from mnist_tasks.data.inbox import complete_batches
 from tests.dags.conftest import DAGS, parse
 
-# After them the modules of the DAG folder can be imported.
+# The fixture `dags` makes the modules of the DAG folder importable.
 pytestmark = pytest.mark.usefixtures("dags")
 
 
 class Store:
-    """What Airflow keeps with an asset."""
+    """A stand-in for the values that Airflow stores with an asset."""
 
     def __init__(self) -> None:
         self.values: dict[str, str] = {}
         self.failing = 0
-        self.calls: int | None = None  # until it fails
+        self.calls: int | None = None  # successful calls before it fails
 
     def _call(self) -> None:
         if self.calls is not None:
@@ -48,7 +48,7 @@ class Store:
 
 
 def watcher(inbox: Path, store: Store) -> InboxTrigger:
-    """The trigger as the triggerer makes it."""
+    """Create the trigger from its serialized form, as the triggerer does."""
     name, arguments = InboxTrigger(folder=str(inbox), every=0.01).serialize()
     assert name == "mnist_inbox.InboxTrigger"
     trigger = InboxTrigger(**json.loads(json.dumps(arguments)))
@@ -57,7 +57,7 @@ def watcher(inbox: Path, store: Store) -> InboxTrigger:
 
 
 def fired(trigger: InboxTrigger, seconds: float = 0.3) -> list[Any]:
-    """What a trigger fires for within some time."""
+    """Return the batches of each event that a trigger fires within some time."""
     events: list[Any] = []
 
     async def listen() -> None:
@@ -134,7 +134,7 @@ async def first_event(trigger: InboxTrigger) -> list[Any]:
 
 
 def test_what_an_earlier_release_has_said_is_not_said_again(tmp_path: Path) -> None:
-    """It kept one list for all, of a hash of each batch's name and stamp."""
+    """Earlier releases kept one list with a hash of the name and the stamp of each batch."""
     inbox, store = tmp_path / "inbox", Store()
     drop(inbox, "a")
     drop(inbox, "b")
@@ -167,7 +167,7 @@ def test_a_page_that_is_full_forgets_batches_that_went_away_and_none_that_is_the
 
 
 def test_what_is_remembered_is_said_even_if_the_rest_cannot_be_remembered(tmp_path: Path) -> None:
-    """Whenever the database goes away: each batch is said once, or found again at the next look."""
+    """Whenever the database becomes unavailable, each batch is reported once or found again at the next look."""
     names = sorted(f"{number}.npz" for number in range(20))
     for name in names:
         drop(tmp_path / "inbox", name)

@@ -1,4 +1,4 @@
-"""What may be read, by the setting MNIST_SOURCES."""
+"""The setting MNIST_SOURCES decides which sources may be read."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ STACK = "https://*"  # as docker-compose.yaml sets it
 
 
 def allows(setting: str, source: str) -> bool:
-    """Whether a source may be read by a value of the setting."""
+    """Return whether a value of the setting allows a source."""
     try:
         parse(setting).source(source)
     except InputError:
@@ -53,7 +53,7 @@ def allows(setting: str, source: str) -> bool:
 def test_other_schemes_chains_and_broken_urls_are_refused_whatever_is_allowed(source: str) -> None:
     with pytest.raises(InputError, match=r"chained|use https|not a URL|names the host") as error:
         parse("").source(source)
-    str(error.value).encode()  # or no log could take it
+    str(error.value).encode()  # a message that cannot be encoded could not be logged
 
 
 @pytest.mark.parametrize(
@@ -124,10 +124,10 @@ def test_an_entry_allows_a_host_a_bucket_or_what_begins_so(setting: str, source:
     [
         *("127.0.0.1", "0.1.2.3", "10.1.2.3", "100.64.0.1", "169.254.169.254", "198.18.0.1", "224.0.0.1", "240.0.0.1"),
         *("::", "::1", "fe80::1%lo", "fc00::1", "fec0::1", "ff0e::1", "100::1", "5f00::1", "2001:db8::1"),
-        # One in IPv4 in other words: mapped, compatible, translated, NAT64 (well known and local), 6to4, Teredo.
+        # IPv6 forms of an IPv4 address: mapped, compatible, translated, NAT64 (well-known and local), 6to4, Teredo.
         *("::ffff:127.0.0.1", "::7f00:1", "::ffff:0:7f00:1", "64:ff9b::7f00:1", "64:ff9b:1::7f00:1", "2002:7f00:1::"),
         "2001:0:4136:e378:8000:63bf:80ff:fffe",
-        "168.63.129.16",  # Azure's
+        "168.63.129.16",  # Azure's platform services
     ],
 )
 def test_an_address_that_not_everybody_can_reach_is_refused(address: str) -> None:

@@ -1,4 +1,4 @@
-"""Batches of the inbox: which are complete, what they come to in each form, and that a bad one stops only itself."""
+"""Batches of the inbox: when they are complete, the result of each form, and that a bad batch stops no other."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ HELD_OUT = 3000
 
 @pytest.fixture(scope="module")
 def held_out(mnist: Digits) -> tuple[UInt8, UInt8]:
-    """3,000 of MNIST's training digits, which `base` does not have."""
+    """3,000 of MNIST's training digits, which `base` does not contain."""
     return mnist.x_train[:HELD_OUT], mnist.y_train[:HELD_OUT]
 
 
 @pytest.fixture(scope="module")
 def base(mnist: Digits, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """12,000 other training digits, and MNIST's test set by leaving it out."""
+    """A source with 12,000 other training digits. It has no test set, so MNIST's is used."""
     rest = slice(HELD_OUT, HELD_OUT + 12_000)
     return write_npz(tmp_path_factory.mktemp("base") / "base", mnist.x_train[rest], mnist.y_train[rest])
 
@@ -218,7 +218,7 @@ def test_a_batch_is_complete_once_it_is_marked_or_has_settled(kind: str, inbox: 
     if kind == "folder":
         batch.mkdir()
     (batch / "file" if kind == "folder" else batch).write_bytes(b"half")
-    # A copy that keeps the original's dates is as new as any other.
+    # A copy that keeps the dates of the original counts as new.
     for path in (*batch.glob("*"), batch):
         os.utime(path, (0, 0))
     now = time.time()
@@ -256,7 +256,7 @@ def test_the_inbox_is_in_the_workspace_unless_one_is_named(tmp_path: Path) -> No
 
 
 def clothes(count: int) -> UInt8:
-    """Shirts, trousers, shoes, bags and dresses with a texture, white on black."""
+    """Draw shirts, trousers, shoes, bags and dresses with a texture, white on black."""
     shapes: list[list[tuple[float, ...]]] = [
         [(8, 4, 19, 25), (2, 6, 8, 12), (19, 6, 25, 12)],
         [(9, 2, 18, 8), (9, 8, 12, 26), (15, 8, 18, 26)],
@@ -280,7 +280,7 @@ def noise(count: int) -> UInt8:
 
 
 def shuffled(images: UInt8) -> UInt8:
-    """Noise with the pixels of digits."""
+    """Shuffle the pixels of each image."""
     return np.random.default_rng(0).permuted(images.reshape(len(images), -1), axis=1).reshape(images.shape)
 
 

@@ -1,4 +1,4 @@
-"""Sources behind URLs: the same digits, within bounds, and errors that say whether it is worth trying again."""
+"""Sources behind URLs give the same digits within bounds; errors tell whether a retry makes sense."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from tests.helpers import free_port
 
 
 class Handler(http.server.SimpleHTTPRequestHandler):
-    """Serves a folder; some paths answer with a status of their own, one breaks off."""
+    """Serve a folder. Special paths answer with a given status, redirect, or break off the answer."""
 
     def do_GET(self) -> None:
         if self.path.startswith("/status/"):
@@ -51,12 +51,12 @@ class Handler(http.server.SimpleHTTPRequestHandler):
             super().do_GET()
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Do not log requests."""
 
 
 @pytest.fixture(scope="module")
 def port(npz: Path) -> Iterator[int]:
-    """A server on loopback."""
+    """The port of a server on loopback."""
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(npz.parent))) as httpd:
         threading.Thread(target=httpd.serve_forever, daemon=True).start()
         yield httpd.server_port
@@ -65,13 +65,13 @@ def port(npz: Path) -> Iterator[int]:
 
 @pytest.fixture
 def server(port: int, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Its address, which may be read."""
+    """The URL of the server, which MNIST_SOURCES allows."""
     monkeypatch.setenv("MNIST_SOURCES", f"http://127.0.0.1:{port}, {DEFAULT}")
     return f"http://127.0.0.1:{port}"
 
 
 class Bucket(MemoryFileSystem):  # type: ignore[misc] # fsspec has no types
-    """A stand-in for s3fs: the keys of all buckets in memory."""
+    """A stand-in for s3fs that keeps the keys of all buckets in memory."""
 
     store: ClassVar[dict[str, Any]] = {}
     pseudo_dirs: ClassVar[list[str]] = [""]
@@ -79,7 +79,7 @@ class Bucket(MemoryFileSystem):  # type: ignore[misc] # fsspec has no types
 
 @pytest.fixture
 def s3(monkeypatch: pytest.MonkeyPatch) -> Bucket:
-    """What is behind `s3`."""
+    """The file system that serves URLs with `s3://`."""
     monkeypatch.setitem(_registry, "s3", Bucket)
     return Bucket()
 
@@ -185,7 +185,7 @@ def test_more_than_the_bound_is_not_fetched(
         read_source(f"{server}/digits.npz" if scheme == "http" else "s3://large/digits.npz")
 
 
-# Who may reach what
+# Which addresses may be read
 
 
 @pytest.mark.parametrize(
@@ -237,7 +237,7 @@ def test_redirects_without_an_end_are_refused(server: str) -> None:
 
 
 def resolves(to: dict[str, list[str]], monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Have names resolve so, each time to the next address; returns the list of what is looked up."""
+    """Make names resolve to the given addresses, one after the other; return the list of names that are looked up."""
     asked: list[str] = []
     real = socket.getaddrinfo
 
@@ -261,7 +261,7 @@ def test_a_name_of_a_private_address_is_not_read(address: str, monkeypatch: pyte
 
 
 def test_it_connects_to_the_address_that_was_checked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A name that is public when it is checked and loopback a moment later leads to the public address."""
+    """A name that resolves to loopback after the check still leads to the public address that was checked."""
     asked = resolves({"rebinding.example": ["192.0.2.1", "127.0.0.1"]}, monkeypatch)
     monkeypatch.setattr("mnist_tasks.data.download.check_public", lambda *_: None)  # 192.0.2.1 is for documentation
     connected: list[str] = []
@@ -292,7 +292,7 @@ def test_a_listed_host_may_have_any_address_and_is_asked_by_its_name(
 
 
 def certificate(name: str, folder: Path) -> Path:
-    """A certificate of a server by its name, which signs itself, with its key."""
+    """Write a self-signed certificate for a server name, with its key; return the path."""
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
     now = datetime.now(timezone.utc)
@@ -349,7 +349,7 @@ def test_the_certificate_and_the_server_see_the_name_though_an_address_is_connec
 def test_a_proxy_for_the_internet_is_used_for_it_and_not_for_loopback(
     server: str, digits: Digits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9/")  # where nothing listens
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9/")  # nothing listens there
     monkeypatch.delenv("no_proxy", raising=False)
     monkeypatch.delenv("NO_PROXY", raising=False)
     assert read_source(f"{server}/digits.npz").digest() == digits.digest()

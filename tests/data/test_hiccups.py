@@ -1,4 +1,4 @@
-"""An error of the system while reading says nothing about what was read: it goes through, and no verdict is written."""
+"""A system error while reading is passed on, and no verdict is written about the file that could not be read."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_an_inbox_that_cannot_be_looked_at_now_is_not_taken_for_another(look: An
 
 @pytest.fixture
 def small(digits: Digits, tmp_path: Path) -> Path:
-    """The folder of a small dataset, normalized."""
+    """The folder of a small normalized dataset."""
     arrays = {name: array[:600] for name, array in vars(digits).items()}
     np.savez(tmp_path / "small.npz", **arrays)
     folder = tmp_path / "datasets" / load(str(tmp_path / "small.npz"), tmp_path / "datasets").digest
@@ -102,7 +102,7 @@ def test_a_dataset_that_cannot_be_read_now_is_not_called_damaged_and_not_written
 
 @pytest.mark.slow
 def test_load_gives_no_verdict_on_what_it_cannot_read_now(digits: Digits, mnist: Digits, tmp_path: Path) -> None:
-    """The source, a batch, the dataset that lies there and the data of the champion, at some looks each."""
+    """Some accesses to the source, a batch, the existing dataset and the champion's data fail in turn."""
     home = Workspace(tmp_path / "home")
     source = tmp_path / "source" / "digits.npz"
     source.parent.mkdir()
@@ -130,7 +130,7 @@ def test_load_gives_no_verdict_on_what_it_cannot_read_now(digits: Digits, mnist:
 
 
 def test_a_checkpoint_that_cannot_be_read_now_is_not_called_damaged(tmp_path: Path) -> None:
-    """Else training would begin anew, and write over what it has done."""
+    """Otherwise the training would start again and overwrite its checkpoint."""
 
     class Variable:
         value = np.arange(1000.0)

@@ -1,7 +1,7 @@
-"""Hostile input: whatever lies there, the error is an `InputError` that names the file and why, in little memory.
+"""Hostile input of any kind gives an `InputError` with the file and the reason, and takes little memory.
 
-Each input is read with 384 MB of address space more than the process has; what hangs is ended by an alarm. How many
-inputs were tried is in the test report.
+While an input is read, the address space of the process may grow by 384 MB only. An alarm ends a test that hangs. The
+test report shows how many inputs were tried.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ from tests.forms import FORMS, done, idx, write_npz
 from tests.helpers import COUNTS
 
 MEMORY = 384 << 20
-HANGS = 60  # seconds after which something is taken to hang
+HANGS = 60  # seconds after which a test counts as hanging
 IMAGES = 20
 SPOILED = 150
 X, Y = IDX_FILES["x_train"], IDX_FILES["y_train"]
 
 RNG = np.random.default_rng(0)
 PIXELS = RNG.integers(0, 256, (IMAGES, 28, 28), dtype=np.uint8)
-PIXELS[:, 0] = PIXELS[:, -1] = PIXELS[:, :, 0] = PIXELS[:, :, -1] = 0  # so that pictures of them are white on black
+PIXELS[:, 0] = PIXELS[:, -1] = PIXELS[:, :, 0] = PIXELS[:, :, -1] = 0  # so pictures of them are white on black
 LABELS = np.arange(IMAGES, dtype=np.uint8) % 10
 
 Builder = Callable[[Path], Path]
@@ -60,11 +60,11 @@ def case(name: str, words: str, build: Builder) -> None:
 
 @contextmanager
 def bounds() -> Iterator[None]:
-    """Little memory, and an alarm for what hangs."""
+    """Limit the memory and the time of a block."""
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + MEMORY, hard))
-    before = signal.signal(signal.SIGALRM, lambda *_: pytest.fail("it hangs"))
+    before = signal.signal(signal.SIGALRM, lambda *_: pytest.fail("the test hangs"))
     signal.alarm(HANGS)
     try:
         yield
@@ -200,7 +200,7 @@ case(
 
 
 def bomb(root: Path) -> Path:
-    """A million blank images, 784 MB, in a megabyte."""
+    """Write an archive of a megabyte that holds a million blank images, 784 MB."""
     with zipfile.ZipFile(root / "bomb.npz", "w", zipfile.ZIP_DEFLATED) as archive:
         with archive.open("x_train.npy", "w") as member:
             member.write(npy_header("|u1", (1_000_000, 28, 28)))
@@ -372,7 +372,7 @@ def test_hostile_input_is_refused_by_name_with_its_reason(name: str, tmp_path: P
         fetch(path, tmp_path / "out")
 
     assert str(path) in str(error.value)
-    str(error.value).encode()  # or no log could take it
+    str(error.value).encode()  # a message that cannot be encoded could not be logged
     assert sum(file.stat().st_size for file in (tmp_path / "out").iterdir()) < 2 * (PIXELS.size + 1000)
 
 
@@ -419,7 +419,7 @@ def test_nothing_is_repeated_of_a_file_that_is_no_data_set(files: dict[str, byte
     with pytest.raises(InputError) as error:
         fetch(tmp_path / next(iter(files)).split("/")[0], tmp_path / "out")
 
-    for part in (SECRET, SECRET[:4], SECRET[:2]):  # also as a number, as IDX files begin
+    for part in (SECRET, SECRET[:4], SECRET[:2]):  # also as hexadecimal numbers, because IDX files begin with a number
         assert part.decode() not in str(error.value)
         assert part.hex() not in str(error.value)
 
@@ -467,7 +467,7 @@ def test_a_mutated_file_is_read_as_digits_or_refused(
         assert labels.max() <= 9
 
 
-# NumPy reads a header as a literal of Python, which warns of backslashes.
+# NumPy reads a header as a Python literal, and Python warns about invalid escape sequences.
 @pytest.mark.filterwarnings(
     "ignore:invalid escape sequence:DeprecationWarning", "ignore:invalid escape sequence:SyntaxWarning"
 )
@@ -525,7 +525,7 @@ def test_hostile_batches_are_quarantined_and_the_good_one_goes_in(digits: Digits
     done(write_npz(inbox / "good", digits.x_train[:100].copy(), digits.y_train[:100]))
     dropped = len([path for path in inbox.iterdir() if not path.name.endswith(".done")])
 
-    # The good batch is a part of the source: here it is not duplicates that matter.
+    # The good batch is a part of the source, so duplicates must be allowed here.
     loaded = load(str(npz), tmp_path / "datasets", inbox=inbox, rules=DataRules(max_duplicates=1), run=tmp_path / "run")
 
     assert (loaded.batches, loaded.quarantined) == (1, dropped - 1)
@@ -533,7 +533,7 @@ def test_hostile_batches_are_quarantined_and_the_good_one_goes_in(digits: Digits
 
 
 def spoiled(path: Path, rng: np.random.Generator) -> None:
-    """Do to a batch's file what copying, unpacking, renaming and broken disks do."""
+    """Spoil a file of a batch in one of the ways in which copying, unpacking, renaming and broken disks do."""
     content = bytearray(path.read_bytes())
     kind = rng.integers(9)
     place = int(rng.integers(len(content)))
@@ -545,7 +545,7 @@ def spoiled(path: Path, rng: np.random.Generator) -> None:
     elif kind == 5:
         content[place:place] = rng.bytes(8)
     path.unlink()
-    if kind == 6:  # as Kaggle's archive unpacks
+    if kind == 6:  # as when Kaggle's archive is unpacked
         path.mkdir()
         (path / path.name).write_bytes(content)
     elif kind == 7:
@@ -557,7 +557,7 @@ def spoiled(path: Path, rng: np.random.Generator) -> None:
 
 
 def test_no_batch_ends_load_whatever_was_done_to_it(digits: Digits, npz: Path, tmp_path: Path) -> None:
-    """One load of many batches, each a good one with some of its files spoiled."""
+    """One load reads many batches, which are good except for some spoiled files in each."""
     inbox, rng = tmp_path / "inbox", np.random.default_rng(0)
     inbox.mkdir()
     forms = list(FORMS)

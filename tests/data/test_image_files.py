@@ -1,4 +1,4 @@
-"""Any picture of a digit becomes one that MNIST could hold, and is recognized as the digit that it was."""
+"""Any picture of a digit becomes an image as MNIST has them and is still recognized as the same digit."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ EXIF_ORIENTATION = 0x0112
 
 @pytest.fixture(scope="module")
 def predict(trained: tuple[Workspace, str]) -> Callable[[list[UInt8]], UInt8]:
-    """The digits that the trained model sees in images of MNIST's form."""
+    """A function that predicts digits with the trained model from images of MNIST's form."""
     model = keras.saving.load_model(trained[0].run("first") / "model.keras", compile=False)
     return lambda images: np.asarray(model(scaled(np.stack(images)))).argmax(axis=1).astype(np.uint8)
 
 
 def enlarged(pixels: UInt8, resampling: Image.Resampling = Image.Resampling.NEAREST) -> Image.Image:
-    """A digit in black, six times as large, off the middle of a larger white page."""
+    """Return a black digit, six times as large, away from the centre of a larger white page."""
     page = Image.new("L", (260, 240), "white")
     digit = Image.fromarray(255 - pixels).resize((168, 168), resampling)
     page.paste(digit, (83, 11))
@@ -38,7 +38,7 @@ def enlarged(pixels: UInt8, resampling: Image.Resampling = Image.Resampling.NEAR
 
 
 def saved(image: Image.Image, form: str, **options: object) -> Image.Image:
-    """The image as it comes back from a file."""
+    """Save an image in a format and open it again."""
     file = io.BytesIO()
     image.save(file, form, **options)
     return Image.open(file)
@@ -49,7 +49,7 @@ def deep(image: Image.Image, factor: int) -> Image.Image:
 
 
 def transparent(image: Image.Image, colour: str) -> Image.Image:
-    """Ink of that colour, and nothing but transparency around it."""
+    """Return the digit in a colour on a transparent background."""
     ink = Image.new("RGBA", image.size, colour)
     ink.putalpha(Image.fromarray(255 - np.asarray(image)))
     return ink
@@ -60,7 +60,7 @@ def negative(image: Image.Image) -> Image.Image:
 
 
 def on_grey(image: Image.Image) -> Image.Image:
-    """Dark grey ink on light grey paper."""
+    """Return the digit in dark grey on light grey."""
     return Image.fromarray(np.asarray(image) // 2 + np.uint8(70))
 
 
@@ -70,9 +70,9 @@ def noisy(image: Image.Image) -> Image.Image:
 
 
 def rotated_by_exif(image: Image.Image) -> Image.Image:
-    """Stored lying on its side, as a telephone does, with the note how to turn it."""
+    """Return the image rotated, with an EXIF orientation that turns it upright, as telephones store it."""
     exif = Image.Exif()
-    exif[EXIF_ORIENTATION] = 6  # to be shown turned clockwise by 90 degrees
+    exif[EXIF_ORIENTATION] = 6  # a viewer turns it clockwise by 90 degrees
     return saved(image.transpose(Image.Transpose.ROTATE_90).convert("RGB"), "JPEG", quality=95, exif=exif)
 
 
@@ -108,7 +108,7 @@ def test_an_enlarged_digit_is_recognized_as_the_original(
 
     prepared = [prepare(FORMS[form](enlarged(image))) for image in originals]
 
-    # One bit has no shades, so that it is further from the original.
+    # An image of one bit has no shades of grey, so it differs more from the original.
     assert np.mean(predict(prepared) == predict(originals)) >= (0.9 if form == "1 bit" else 0.95)
     mean_difference = np.mean([np.abs(a.astype(int) - b) for a, b in zip(prepared, originals, strict=True)])
     assert mean_difference < (10 if form in ("1 bit", "noisy") else 2)
@@ -119,7 +119,7 @@ def test_a_smoothly_enlarged_digit_is_recognized(digits: Digits, predict: Callab
 
     prepared = [prepare(enlarged(image, Image.Resampling.BICUBIC)) for image in originals]
 
-    # Blurred edges change a stroke's width: fewer than with sharp ones, but a shift by a pixel would cost far more.
+    # Blurred edges change the stroke width, so fewer digits are recognized. A shift by a pixel would cost far more.
     assert np.mean(predict(prepared) == predict(originals)) >= 0.93
 
 
@@ -133,7 +133,7 @@ def test_the_digit_is_where_those_of_mnist_are(digits: Digits) -> None:
         assert (np.ptp(inked, axis=0) + 1).max() == 20
         total = prepared.sum(dtype=int)
         centre = np.array([(rows * prepared).sum() / total, (columns * prepared).sum() / total])
-        # MNIST's own lie within half a pixel of pixel 14; rounding to whole pixels may add a little.
+        # The centres of MNIST's images lie within half a pixel of pixel 14. Rounding to whole pixels may add a little.
         assert np.abs(centre - 14).max() <= 0.51
 
 
@@ -162,7 +162,7 @@ def test_odd_sizes_work(size: tuple[int, int]) -> None:
 
 
 def png(width: int, height: int) -> bytes:
-    """The start of a PNG file that says it has this size."""
+    """Return the start of a PNG file whose header states this size."""
 
     def chunk(name: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))

@@ -1,4 +1,4 @@
-"""The inbox: which batches are complete, and when one is another than before."""
+"""The inbox: which batches are complete, and when a batch counts as changed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which way up digits stand and whether a source's labels are MNIST's, however honest hands have drawn them."""
+"""Wrong orientation and wrong labels of a source are found; unusual but correct handwriting is accepted."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def reference(mnist: Digits) -> Reference:
 
 
 def each(images: UInt8, change: str) -> UInt8:
-    """The images drawn otherwise by honest hands: slanted, bold, thin, small, blurred."""
+    """Return the images as other people may write them: slanted, bold, thin, small or blurred."""
     changes = {
         "as they are": lambda image: image,
         "slanted right": lambda image: image.rotate(-20, Image.Resampling.BILINEAR),
@@ -56,7 +56,7 @@ def test_digits_another_way_up_are_seen_and_what_the_message_says_mends_them(
 ) -> None:
     images, labels = mnist.x_test[:IMAGES], mnist.y_test[:IMAGES]
     mend = re.findall(r"(?:x|numpy)[.\[].*", words)[0]
-    # The change that mending undoes is found by trying all.
+    # Try every change to find the one that undoes the fault.
     turned = next(
         turn(images)
         for turn in TURNS.values()
@@ -78,7 +78,7 @@ def test_noise_stands_no_way_up(reference: Reference) -> None:
 
 
 def source(path: Path, images: UInt8, labels: UInt8) -> Path:
-    """A source of 1,000 training images and 500 test images of its own, both changed alike."""
+    """Write a source with 1,000 training images and its own 500 test images, both changed in the same way."""
     np.savez(path, x_train=images[:1000], y_train=labels[:1000], x_test=images[1000:1500], y_test=labels[1000:1500])
     return path
 

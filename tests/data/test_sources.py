@@ -1,4 +1,4 @@
-"""Every source gives the same digits, and every bad one an error that names the file and what is wrong."""
+"""Every form of a source gives the same digits; a bad source gives an error with the file and the fault."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_one_changed_pixel_changes_the_digest(digits: Digits) -> None:
     assert Digits(changed, digits.y_train, digits.x_test, digits.y_test).digest() != digits.digest()
 
 
-# What breaks an .npz file, by the words of its error.
+# Changes that break an .npz file, by the expected error message.
 BAD_ARRAYS: dict[str, Callable[[dict[str, Any]], Any]] = {
     r"has no array y_test; it needs x_train, y_train, x_test, y_test and has": lambda a: a.pop("y_test"),
     r"x_train has shape \(2000, 784\); images need shape \(n, 28, 28\)": lambda a: a.update(
@@ -155,7 +155,7 @@ def test_an_npz_that_announces_more_than_it_can_hold_takes_no_memory(digits: Dig
         checked(tmp_path / "huge.npz")
 
 
-# What breaks the training images of an IDX folder, by the words of its error.
+# Changes that break the training images of an IDX folder, by the expected error message.
 BAD_IDX: dict[str, Callable[[bytes], bytes]] = {
     r"is cut short: 0 bytes, less than its header": lambda _: b"",
     r"is cut short: 7 bytes, less than its header": lambda content: content[:7],
@@ -215,7 +215,7 @@ def test_a_missing_source_is_refused(source: str) -> None:
 
 
 def test_an_unreadable_source_is_refused(npz: Path, tmp_path: Path) -> None:
-    """In a process without root's rights, as root may read everything."""
+    """The test runs in a process without root rights, because root may read everything."""
     path = tmp_path / "secret.npz"
     path.write_bytes(npz.read_bytes())
     path.chmod(0)
@@ -226,7 +226,7 @@ def test_an_unreadable_source_is_refused(npz: Path, tmp_path: Path) -> None:
 
 class Handler(http.server.SimpleHTTPRequestHandler):
     def log_request(self, *_: object) -> None:
-        """Say nothing."""
+        """Do not log requests."""
 
 
 @pytest.fixture
@@ -239,7 +239,7 @@ def server(npz: Path) -> Iterator[str]:
 
 
 def download(url: str, sha256: str, keras_home: Path) -> subprocess.CompletedProcess[str]:
-    """Download as `keras` does, in a process of its own with its own cache."""
+    """Download with Keras in a separate process that has its own cache."""
     script = (
         "from mnist_tasks.data import sources\n"
         f"sources.KERAS_URL, sources.KERAS_SHA256 = {url!r}, {sha256!r}\n"

@@ -1,4 +1,4 @@
-"""Each rule can fail, at its bound and with its words; the pictures show what was found."""
+"""Each rule fails beyond its bound with its own message; the pictures show the images that were found."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def faint(images: UInt8, labels: UInt8) -> tuple[UInt8, UInt8]:
     return (images * 0.6).astype(np.uint8), labels
 
 
-# What breaks a source, by the rule that it breaks and its words.
+# Changes that break a source, by the rule that they break, each with the expected message.
 BROKEN: dict[str, tuple[Callable[[UInt8, UInt8], tuple[UInt8, UInt8]], str]] = {
     "blank": (blank, r"1 of 1,000 training images show nothing: remove them: image 7"),
     "inverted": (inverted, r"1 of 1,000 training images are dark on light: invert them: image 7"),
@@ -141,7 +141,7 @@ def test_features_are_cosines_of_pooled_images(mnist: Digits) -> None:
     images = mnist.x_train[:20]
     pooled = images.reshape(20, 14, 2, 14, 2).mean(axis=(2, 4)).reshape(20, -1)
 
-    # MNIST's are centred, so that nothing is moved.
+    # MNIST's images are centred already, so nothing is moved.
     assert np.allclose(features(images), pooled / np.linalg.norm(pooled, axis=1, keepdims=True), atol=1e-6)
     assert np.array_equal(features(np.roll(images, (1, -1), axis=(1, 2))), features(images))
     assert not features(np.zeros((1, 28, 28), np.uint8)).any()
@@ -152,7 +152,7 @@ def test_jensen_shannon_is_zero_for_the_same_and_one_for_what_shares_nothing() -
 
     assert jensen_shannon(first, first) == 0
     assert jensen_shannon(first, second) == pytest.approx(1)
-    # By hand: the middle of (1, 0) and (1/2, 1/2) is (3/4, 1/4).
+    # Calculated by hand: the mean of (1, 0) and (1/2, 1/2) is (3/4, 1/4).
     expected = 0.5 * np.log2(4 / 3) + 0.25 * np.log2(2 / 3) + 0.25 * np.log2(2)
     assert jensen_shannon(np.array([1.0, 0]), np.array([0.5, 0.5])) == pytest.approx(expected)
 

@@ -1,4 +1,4 @@
-"""Approval with a real scheduler and API server; the tests answer through the API, as a person does."""
+"""Approval with a real scheduler and API server. The tests answer through the API, as a person does."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from tests.helpers import ANYTHING, HANG_SECONDS, logged_in, served
 
 pytestmark = pytest.mark.slow
 
-# More than ten times what an answer takes here. The last run waits for all of it.
+# More than ten times as long as an answer takes here. The last test waits for the whole time.
 WAIT, IN_WORDS = "45s", "45 seconds"
 DAG = "/api/v2/dags/mnist_training"
 
 
 class Airflow:
-    """`make up` with approval, as its user sees it."""
+    """Access to a `make up` with approval through its API."""
 
     def __init__(self, home: Workspace, client: httpx.Client, source: Path, told: list[str]) -> None:
         self.home, self.client, self.source, self.told = home, client, source, told
@@ -53,8 +53,8 @@ class Airflow:
 
     def question(self, run_id: str) -> dict[str, Any]:
         self.wait_for(run_id, "approve", "awaiting_input")
-        # A person reads the question first. An answer within about a second comes before the scheduler has seen that
-        # the task waits: the task then loses a try and half a minute.
+        # A person reads the question first. If the answer comes within about a second, the scheduler has not yet seen
+        # that the task waits. The task then loses a try and half a minute.
         time.sleep(3)
         return self.get(f"/dagRuns/{run_id}/taskInstances/approve/-1/hitlDetails")
 
@@ -83,7 +83,7 @@ class Airflow:
 
 @pytest.fixture(scope="module")
 def chat() -> Iterator[tuple[str, list[str]]]:
-    """The webhook of a chat: its URL, and the list of the texts that it receives."""
+    """A webhook of a chat: its URL, and the list of the texts that it receives."""
     texts: list[str] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -205,7 +205,7 @@ def test_no_task_log_has_an_error_or_the_webhooks_url(airflow: Airflow) -> None:
 
 
 def wait_until_told(airflow: Airflow, words: str) -> None:
-    """Wait for a text in the chat: Airflow sends it after the outcome of the task can be seen."""
+    """Wait for a text in the chat, which Airflow sends after the state of the task has changed."""
     deadline = time.monotonic() + HANG_SECONDS
     while not airflow.told[-1].startswith(words):
         assert time.monotonic() < deadline, airflow.told

@@ -29,8 +29,8 @@ SECTIONS = run_form() | rollback_form()
 TASKS = ("load", "normalize", "train", "evaluate", "approve", "promote")
 COMMENT = "the sevens look good"
 
-# Run in a page: the texts whose contrast is below that of WCAG 2.2, success criterion 1.4.3, by its formulas. The
-# exemption for disabled controls is left out, as the pages have none.
+# Script for a page: return the texts whose contrast is too low by the formulas of WCAG 2.2, success criterion 1.4.3.
+# The exemption for disabled controls is left out, because the pages have none.
 FAINT = """() => {
   const numbers = text => text.match(/[\\d.]+/g).map(Number);
   const over = (top, below) => {
@@ -59,7 +59,8 @@ FAINT = """() => {
     return ratio < (large ? 3 : 4.5) ? [`${ratio.toFixed(2)}: ${element.className} ${element.textContent.trim()}`] : [];
   });
 }"""
-# Run in a page: how many elements the keyboard must reach; which one has the focus, and whether that can be seen.
+# Scripts for a page: the number of elements that the keyboard must reach; the element with the focus, and whether the
+# focus is visible.
 REACHABLE = "() => document.querySelectorAll('a[href], summary, [tabindex]').length"
 FOCUSED = """() => {
   const here = document.activeElement, style = getComputedStyle(here);
@@ -92,7 +93,7 @@ class Ui:
         expect(self.page.get_by_role("dialog")).to_be_visible()
 
     def fill(self, **values: object) -> None:
-        """Fill in fields of the form, which shows one section at a time."""
+        """Fill in fields of the form, which shows only one section at a time."""
         sections = {name: section for section, fields in SECTIONS.items() for name in fields}
         for name, value in sorted(values.items(), key=lambda item: list(sections).index(item[0])):
             header = self.page.get_by_role("dialog").get_by_role("button", name=sections[name], exact=True)
@@ -133,8 +134,8 @@ class Ui:
         """Answer, with a comment, whether to approve the candidate of a run."""
         asked = self.wait_for(f"{api_path('mnist_training', run_id)}/taskInstances/approve", "awaiting_input", "failed")
         assert asked == "awaiting_input"
-        # A person reads the question first. An answer within about a second comes before the scheduler has seen that
-        # the task waits: the task then loses a try and half a minute.
+        # A person reads the question first. If the answer comes within about a second, the scheduler has not yet seen
+        # that the task waits. The task then loses a try and half a minute.
         self.page.wait_for_timeout(3000)
         # The address that the notification links to.
         run = f"{self.url}/dags/mnist_training/runs/{run_id.replace('+', '%2B')}"
@@ -149,7 +150,7 @@ class Ui:
         assert self.wait_for(api_path(dag_id, run_id), "success", "failed") == "success"
 
     def wait_for(self, path: str, *states: str) -> str:
-        """Wait until the object at a path of the API has one of the states; asks from the page, as the UI does."""
+        """Wait until the object at an API path has one of the states. The page sends the requests, as the UI does."""
         for _ in range(2 * HANG_SECONDS):
             found = self.page.evaluate("path => fetch(path).then(answer => answer.json())", path)
             if found["state"] in states:
@@ -207,7 +208,7 @@ def test_a_bad_value_is_refused_before_a_run_starts(ui: Ui) -> None:
 
     ui.fill(min_accuracy=97)
     ui.page.keyboard.press("Tab")
-    expect(ui.page.locator("[name=element_min_accuracy]")).to_have_value("1")  # its upper bound
+    expect(ui.page.locator("[name=element_min_accuracy]")).to_have_value("1")  # the upper bound
     ui.fill(source="")
     expect(trigger).to_be_disabled()
 
@@ -306,7 +307,7 @@ def test_a_rollback_through_the_form_changes_the_champion(ui: Ui, first_run: str
 def test_the_pages_follow_airflows_theme_fit_a_phone_and_are_for_everybody(
     theme: Literal["light", "dark"], ui: Ui, first_run: str
 ) -> None:
-    """Text has the contrast of WCAG AA; the keyboard alone reaches every link and scrolled region, visibly."""
+    """Text has the contrast of WCAG AA; the keyboard reaches every link and scrolled region with a visible focus."""
     ui.page.evaluate("theme => localStorage.setItem('theme', theme)", theme)
     frame = ui.model_tab(first_run)
     expect(frame.locator("html")).to_have_class("dark" if theme == "dark" else "")

@@ -1,4 +1,4 @@
-"""`make run` with every environment variable that has ever broken a run, and with a workspace that was moved."""
+"""`make run` works with every environment variable that has ever broken a run and with a moved workspace."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PARAMETERS = [f"{name}={value}" for name, value in {"epochs": 1, **ANYTHING}.ite
 
 @pytest.fixture
 def hostile(tmp_path: Path) -> dict[str, str]:
-    """Environment variables that desktops, notebooks, containers and other projects leave behind."""
+    """Environment variables as desktops, notebooks, containers and other projects leave them behind."""
     home = tmp_path / "user"
     (home / ".keras").mkdir(parents=True)
     keras = '{"backend": "jax", "floatx": "float64", "image_data_format": "channels_first"}'
@@ -64,7 +64,7 @@ def make_run(home: Path, environment: dict[str, str], *before: str, folder: Path
 
 
 def as_nobody_known() -> list[str]:
-    """The start of a command line that runs as a user without an entry in passwd; empty where that is not allowed."""
+    """Return a command prefix that runs as a user without an entry in passwd; empty if that is not allowed here."""
     command = ["unshare", "--user", "--map-user=12345", "--map-group=12345"]
     allowed = shutil.which(command[0]) and not subprocess.run([*command, "true"], capture_output=True).returncode
     return command if allowed else []

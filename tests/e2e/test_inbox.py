@@ -1,6 +1,6 @@
-"""An inbox watched by a real scheduler and triggerer, and nights on which nothing has changed.
+"""A real scheduler and triggerer watch an inbox; nightly runs end early when nothing has changed.
 
-An `airflow_local_settings` module writes down each process that imports TensorFlow.
+An `airflow_local_settings` module records each process that imports TensorFlow.
 """
 
 from __future__ import annotations
@@ -41,19 +41,19 @@ sys.meta_path.insert(0, Witness())
 
 
 class Airflow:
-    """`make up` with a watched inbox, through its API."""
+    """Access to a `make up` with a watched inbox through its API."""
 
     def __init__(self, client: httpx.Client, home: Workspace) -> None:
         self.client, self.home = client, home
 
     def runs(self, run_type: str) -> list[dict[str, Any]]:
-        """The runs of one type, oldest first."""
+        """Return the runs of one type, oldest first."""
         answer = self.client.get(RUNS, params={"run_type": run_type, "order_by": "run_after"}).raise_for_status().json()
         runs: list[dict[str, Any]] = answer["dag_runs"]
         return runs
 
     def ended(self, run_type: str, number: int) -> dict[str, Any]:
-        """Wait until the run with a number, counted from 1 among those of its type, has ended; return it."""
+        """Wait until run number `number` of a type, counted from 1, has ended; return it."""
         deadline = time.monotonic() + HANG_SECONDS
         while len(runs := self.runs(run_type)) < number or runs[number - 1]["state"] in ("queued", "running"):
             assert time.monotonic() < deadline, runs
@@ -79,7 +79,7 @@ def home(tmp_path: Path) -> Workspace:
 
 @pytest.fixture
 def witness(tmp_path: Path, home: Workspace) -> Path:
-    """The file with a line for each process that has imported TensorFlow."""
+    """The file that gets a line from each process that imports TensorFlow."""
     config = home.root / "airflow" / "config"
     config.mkdir(parents=True)
     (config / "airflow_local_settings.py").write_text(WITNESS.format(path=str(tmp_path / "seen")))
@@ -94,10 +94,10 @@ def up(home: Workspace, schedule: str) -> Iterator[Airflow]:
 
 
 def drop(home: Workspace, name: str) -> None:
-    """Put a batch into the inbox slowly: it is complete only once its marker is there."""
+    """Put a batch into the inbox and add its marker, which completes it, only after 3 s."""
     inbox = home.root / "inbox"
     inbox.mkdir(exist_ok=True)
-    (inbox / name).write_bytes(b"no archive")  # quarantined, so the data stay as they are
+    (inbox / name).write_bytes(b"no archive")  # it is quarantined, so the data do not change
     time.sleep(3)
     (inbox / f"{name}.done").touch()
 
@@ -110,7 +110,7 @@ def test_a_batch_makes_one_run_whatever_restarts_and_unchanged_nights_need_no_te
         trained = airflow.ended("asset_triggered", 1)
         assert (trained["state"], set(airflow.states(trained).values())) == ("success", {"success"})
         assert ModelDirectory(home.models).versions()[0].number == 1
-        assert witness.read_text()  # the witness works
+        assert witness.read_text()  # proves that the witness works
         witness.write_text("")
 
         drop(home, "second.npz")
@@ -121,7 +121,7 @@ def test_a_batch_makes_one_run_whatever_restarts_and_unchanged_nights_need_no_te
         time.sleep(5)
         assert len(airflow.runs("asset_triggered")) == 2
 
-    with up(home, schedule="* * * * *") as airflow:  # a night a minute
+    with up(home, schedule="* * * * *") as airflow:  # a nightly run every minute
         night = airflow.ended("scheduled", 1)
         assert (night["state"], airflow.states(night)) == ("success", SKIPPED)
         assert len(airflow.runs("asset_triggered")) == 2  # a restart reports no batch again
@@ -136,6 +136,6 @@ def test_a_batch_makes_one_run_whatever_restarts_and_unchanged_nights_need_no_te
 
 
 def seconds(run: dict[str, Any]) -> float:
-    """The time from when a run was queued to its end, in seconds."""
+    """Return the seconds from the queueing of a run to its end."""
     asked, ended = (datetime.fromisoformat(run[key].replace("Z", "+00:00")) for key in ("queued_at", "end_date"))
     return (ended - asked).total_seconds()

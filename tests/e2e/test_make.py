@@ -1,7 +1,7 @@
-"""The Makefile: parameters arrive byte for byte, and each checkout has an environment of its own.
+"""The Makefile passes parameters on byte for byte, and each checkout has its own environment.
 
-The Makefile and the set-up script are the project's own. A small stand-in project takes the place of the rest, so that
-nothing is trained and only setuptools is installed.
+The tests use the project's Makefile and set-up script. A small stand-in replaces the rest of the project, so nothing is
+trained and only setuptools is installed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ FAILED = 2
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not MAKE, reason="make is not installed")]
 
-# Prints its arguments, where its code lies and some environment variables; the parameter `status` sets its exit status.
+# Print the arguments, the location of the code and some environment variables; `status` sets the exit status.
 LAUNCHER = """
 import json, os, sys
 import mnist_tasks
@@ -36,7 +36,7 @@ sys.exit(int(dict(a.split("=", 1) for a in sys.argv[1:]).get("status", 0)))
 
 
 def make(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run make in a folder, without the variables of a make that may have started these tests."""
+    """Run make in a folder, without the variables of a make that started these tests."""
     outside = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS", "MNIST"))}
     return subprocess.run(
         [MAKE, *arguments],
@@ -50,7 +50,7 @@ def make(folder: Path, *arguments: str, **environment: str) -> subprocess.Comple
 
 
 def seen(result: subprocess.CompletedProcess[str]) -> dict[str, object]:
-    """What the stand-in for the launcher has printed."""
+    """Return what the stand-in for the launcher has printed."""
     found: dict[str, object] = json.loads(result.stdout.splitlines()[-1])
     return found
 
@@ -65,7 +65,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copy(PROJECT / "scripts" / name, folder / "scripts")
     for name in ("run.py", "up.py", "stack_run.py"):
         (folder / "scripts" / name).write_text(LAUNCHER)
-    for package in ("mnist_tasks", "matplotlib"):  # the set-up imports the second
+    for package in ("mnist_tasks", "matplotlib"):  # the set-up imports matplotlib
         (folder / package).mkdir()
         (folder / package / "__init__.py").touch()
     (folder / "matplotlib" / "font_manager.py").touch()
@@ -114,7 +114,7 @@ def test_a_value_arrives_as_it_was_typed_and_nothing_of_it_is_run(value: str, ch
     assert not (checkout / "INJECTED").exists()
 
 
-# Make drops blanks at the start, and no argument of a process can have a zero byte.
+# Make drops leading blanks, and an argument of a process cannot contain a zero byte.
 @given(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])).filter(lambda text: text[:1].strip()))
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_value_arrives_as_it_was_typed(checkout: Path, value: str) -> None:
@@ -132,7 +132,7 @@ def test_names_in_capitals_are_settings_for_run_and_for_up(checkout: Path) -> No
 
 
 def test_a_value_for_the_stack_arrives_in_its_container_as_it_was_typed(checkout: Path, tmp_path: Path) -> None:
-    docker = tmp_path / "docker compose"  # prints its arguments, one a line
+    docker = tmp_path / "docker compose"  # prints its arguments, one per line
     docker.write_text('#!/bin/sh\nfor argument in "$@"; do echo "$argument"; done\n')
     docker.chmod(0o755)
 
@@ -192,7 +192,7 @@ def test_a_copied_or_moved_checkout_runs_its_own_code(checkout: Path, tmp_path: 
 
 
 def test_an_environment_of_another_python_is_made_anew(checkout: Path, tmp_path: Path) -> None:
-    """As after an upgrade of the system's Python: the link leads to the new one, the packages are for the old one."""
+    """After an upgrade of the system's Python, the link leads to the new one but the packages are for the old one."""
     copy = tmp_path / "upgraded"
     shutil.copytree(checkout, copy, symlinks=True, ignore=shutil.ignore_patterns(".venv"))
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", copy / ".venv"], check=True)
@@ -247,7 +247,7 @@ def test_each_package_is_pinned_with_its_hashes(name: str) -> None:
 
 
 def test_a_clone_with_carriage_returns_asked_for_has_none(tmp_path: Path) -> None:
-    """As Git for Windows clones by default, for WSL and Docker Desktop."""
+    """Git for Windows converts line ends by default; such clones are used in WSL and Docker Desktop."""
     if not GIT or not (PROJECT / ".git").exists():
         pytest.skip("Git is not installed, or this is not a Git repository to clone")
     clone = tmp_path / "clone"

@@ -26,18 +26,18 @@ PROMOTED, REJECTED, FAILED = 0, 1, 2
 
 pytestmark = pytest.mark.slow
 
-# Processes that were there before these tests.
+# Processes that existed before these tests.
 EARLIER_PIDS = set(psutil.pids())
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One workspace for the whole module: its runs follow one another as on a user's machine."""
+    """One workspace for the whole module; its runs follow one another as on a user's machine."""
     return tmp_path_factory.mktemp("home")
 
 
 def start(script: Path, home: Path, *arguments: str, **environment: str) -> subprocess.Popen[str]:
-    # A variable that is meant for another Airflow must not reach this one.
+    # A variable for another Airflow must not reach this one.
     foreign = {"AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": "postgresql://production/airflow"}
     return subprocess.Popen(
         [sys.executable, str(script), *arguments],
@@ -50,14 +50,14 @@ def start(script: Path, home: Path, *arguments: str, **environment: str) -> subp
 
 
 def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
-    """Wait for a process to end and check that it leaves no other behind; return its exit status and output."""
+    """Wait for a process to end, check that it leaves no processes behind, and return its exit status and output."""
     output, _ = process.communicate(timeout=HANG_SECONDS)
     assert airflow_processes() == []
     return process.returncode, output
 
 
 def airflow_processes() -> list[str]:
-    """The command lines of the Airflow processes that these tests have started: they run in the project's folder."""
+    """Return the command lines of the Airflow processes of these tests, which run in the project folder."""
     ignored = EARLIER_PIDS | pids_of_other_workers()
     here = [
         process
@@ -68,7 +68,7 @@ def airflow_processes() -> list[str]:
 
 
 def pids_of_other_workers() -> set[int]:
-    """The processes of the other workers of pytest-xdist: the tests that run there start some, too."""
+    """Return the processes of the other pytest-xdist workers, whose tests start Airflow processes too."""
     if "PYTEST_XDIST_WORKER" not in os.environ:
         return set()
     controller, here = psutil.Process(os.getppid()), os.getpid()
@@ -144,7 +144,7 @@ def test_a_missing_pool_and_a_paused_dag_are_named_with_a_command_that_helps(hom
         return command
 
     before = ModelDirectory(home / "models").versions()
-    # The commands that are shown work in a shell, exactly as they are.
+    # The commands in the message work in a shell exactly as shown.
     command = refused("MNIST_GPU_POOL: Airflow has no pool 'gpu'", "pools set gpu 1 'train and evaluate'")
     pause = command[: command.index(" pools ")] + " dags pause --yes mnist_training"
     for line in (command, pause):
@@ -211,7 +211,7 @@ def test_after_a_kill_the_services_end_and_the_next_run_cleans_up(home: Path) ->
 
 @pytest.fixture
 def port() -> Iterator[int]:
-    """A port on which something else listens."""
+    """A port on which another socket listens."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield server.getsockname()[1]
 
@@ -260,7 +260,7 @@ def test_the_ui_is_on_loopback_only_with_a_password_that_is_shown_once(home: Pat
 
 
 def rollback_in_the_ui(port: int, password: str, home: Path) -> None:
-    """Trigger mnist_rollback through the API that the UI uses: without a reason, which is refused, and with one."""
+    """Trigger mnist_rollback through the API of the UI: without a reason, which is refused, and with a reason."""
     models = ModelDirectory(home / "models")
     numbers = [version.number for version in models.versions()]
     with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=HANG_SECONDS, trust_env=False) as client:

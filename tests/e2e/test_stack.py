@@ -1,7 +1,7 @@
-"""The stack of docker-compose.yaml on a real Docker engine: built, started, used, and broken part by part.
+"""The stack of docker-compose.yaml on a real Docker engine is built, started, used, and broken part by part.
 
-Two tests run wherever there is a Docker engine, all of them with `make stack-test`. They use a Compose project of
-their own, with its own volumes and port, and remove it at the end.
+Two tests run wherever there is a Docker engine; `make stack-test` runs all tests. They use a separate Compose project
+with its own volumes and port, and remove it at the end.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ HEALTHY = [(service, "healthy") for service in SERVICES]
 DOCKER, MAKE = (shutil.which(name) or name for name in ("docker", "make"))
 TASKS = ("load", "normalize", "train", "evaluate", "promote")
 
-# Long enough to break something during the training. The seed is the same, so the weights are, too. A model that is
-# trained for so long is very sure of its mistakes: hence the high loss.
+# Long enough to break something during the training. The seed, and therefore the weights, are always the same. A model
+# that is trained for so long is very sure of its mistakes, so the allowed loss is high.
 LONG = {"epochs": 80, "max_loss": 1, "max_loss_increase": 1}
 
 pytestmark = pytest.mark.slow
 
 
 def what_is_missing() -> str | None:
-    """Why the stack cannot run here, or None if it can."""
+    """Return why the stack cannot run here, or None if it can."""
     missing = _missing_part()
     return missing and f"the stack needs a Docker engine with Compose v2 and base images: {missing}"
 
@@ -74,7 +74,7 @@ class Stack:
         self.env.write_text(f"{made}PORT={self.port}\nTAG=test\nMNIST_SCHEDULE=\n")
         self.secrets = dict(re.findall(r"^(\w+)=(\S{16,})$", made.partition("COMPOSE_FILE")[0], re.MULTILINE))
         self.client = PatientClient(f"http://127.0.0.1:{self.port}", self.secrets["ADMIN_PASSWORD"])
-        # A small disk for MNIST_HOME, which can be filled without filling the machine's.
+        # A small disk for MNIST_HOME, which a test can fill without filling the disk of the machine.
         (folder / "small-disk.yaml").write_text(
             "volumes: {home: {driver_opts: {type: tmpfs, device: tmpfs, o: 'size=1g,uid=50000'}}}\n"
         )
@@ -98,16 +98,16 @@ class Stack:
         return result.stdout
 
     def containers(self) -> list[dict[str, Any]]:
-        """What `docker inspect` says about each running container."""
+        """Return what `docker inspect` says about each running container."""
         inspected: list[dict[str, Any]] = json.loads(docker("inspect", *self("ps", "--quiet").split()))
         return inspected
 
     def container(self, service: str) -> dict[str, Any]:
-        """What `docker inspect` says about the container of one service."""
+        """Return what `docker inspect` says about the container of one service."""
         return next(c for c in self.containers() if service_of(c) == service)
 
     def health(self) -> list[tuple[str, str]]:
-        """The service and the health of each container, sorted."""
+        """Return the service and the health of each container, sorted."""
         return sorted((service_of(c), c["State"]["Health"]["Status"]) for c in self.containers())
 
     def shell(self, service: str, script: str) -> str:
@@ -115,12 +115,12 @@ class Stack:
         return self("exec", "--no-TTY", service, "sh", "-c", script)
 
     def api(self, method: str, path: str, **arguments: Any) -> dict[str, Any]:
-        """Send a request to Airflow's API and return the answer; waits while the API server is away."""
+        """Send a request to Airflow's API and return the answer; wait while the API server is not available."""
         result: dict[str, Any] = self.client.request(method, f"/api/v2{path}", **arguments).raise_for_status().json()
         return result
 
     def models(self, command: str) -> Any:
-        """The parsed output of `mnist_tasks models COMMAND`, run in the stack."""
+        """Run `mnist_tasks models COMMAND` in the stack and return its parsed output."""
         return json.loads(self.shell("worker", f"python -m mnist_tasks models {command} --json"))
 
 
@@ -149,7 +149,7 @@ class Run:
         return self.stack.api("GET", f"{self.runs}/{self.id}/taskInstances/{name}")
 
     def log(self, task: str, attempt: int) -> str:
-        """The log of a try, as the UI gets it."""
+        """Return the log of a try, as the UI gets it."""
         content = self.stack.api("GET", f"{self.runs}/{self.id}/taskInstances/{task}/logs/{attempt}")["content"]
         return "\n".join(line["event"] for line in content)
 
@@ -167,12 +167,12 @@ class Run:
 def wait_until(condition: Callable[[], object]) -> None:
     start = time.monotonic()
     while not condition():
-        assert time.monotonic() - start < HANG_SECONDS, f"not within {HANG_SECONDS} s"
+        assert time.monotonic() - start < HANG_SECONDS, f"the condition is not met after {HANG_SECONDS} s"
         time.sleep(0.5)
 
 
 def took(output: str) -> float:
-    """The seconds from trigger to end, as `make stack-run` and `make run` print them."""
+    """Return the seconds from trigger to end, as `make stack-run` and `make run` print them."""
     (seconds,) = re.findall(r" (\S+) s after it was triggered$", output, re.MULTILINE)
     return float(seconds)
 
@@ -320,7 +320,7 @@ def test_the_whole_stack_rests_within_6_gib(stack: Stack) -> None:
 
 
 def kill_the_gpu_worker(stack: Stack) -> None:
-    # Docker does not restart what `docker kill` has ended.
+    # Docker does not restart a container that `docker kill` has ended.
     os.kill(stack.container("worker-gpu")["State"]["Pid"], signal.SIGKILL)
 
 
@@ -360,7 +360,7 @@ def restart(service: str) -> Callable[[Stack], None]:
 
 @pytest.fixture(scope="module")
 def undisturbed(stack: Stack) -> tuple[str, float]:
-    """The digest of the weights of a run of `LONG`, and how long the run takes, in seconds."""
+    """The digest of the weights of a `LONG` run, and its duration in seconds."""
     # The first run on a stack writes the dataset and has cold caches, so it is not timed.
     assert Run(stack, "mnist_training", {"epochs": 1}).wait() == "success"
     run = Run(stack, "mnist_training", LONG)
@@ -371,7 +371,7 @@ def undisturbed(stack: Stack) -> tuple[str, float]:
 
 
 def weights(stack: Stack) -> str:
-    """The digest of the champion's weights."""
+    """Return the digest of the champion's weights."""
     return str(json.loads(stack.shell("worker", "cat /opt/mnist/home/models/champion/metadata.json"))["weights_sha256"])
 
 

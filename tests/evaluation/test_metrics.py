@@ -1,4 +1,4 @@
-"""Metrics against Keras' own, and against published numbers."""
+"""The metrics agree with those of Keras and with published numbers."""
 
 from __future__ import annotations
 

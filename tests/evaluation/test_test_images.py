@@ -1,4 +1,4 @@
-"""The test images: what a source or an inbox makes of them cannot hide what a model makes of MNIST's own."""
+"""The test images: whatever a source or an inbox adds, each model is also measured on MNIST's own test set."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_the_parts_are_the_sources_the_inboxs_and_mnists(mnist: Digits) -> None:
     hits = np.array([True] * 10_000 + [False] * 50)
     more = (np.concatenate([mnist.x_test, mnist.x_train[:50]]), np.append(mnist.y_test, mnist.y_train[:50]))
 
-    for own in (10_000, None):  # an older dataset does not say, and is looked at
+    for own in (10_000, None):  # an older dataset has no count, so its images are compared
         assert [(part.name, part.images, part.accuracy) for part in images(*more, own).parts(hits, 1.0)] == [
             ("the source's own test images", 10_000, 1.0),
             ("those that the inbox adds", 50, 0.0),
@@ -106,9 +106,9 @@ def test_what_a_version_of_an_older_release_got_on_mnist_is_known_only_if_that_w
 
 @pytest.fixture
 def transposed(workspace: Workspace, digits: Digits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A run that was trained on transposed digits, as EMNIST has them, with a test set of its own; not evaluated.
+    """A run that was trained on transposed digits, as in EMNIST, with its own test set; it is not evaluated.
 
-    As if load did not see it, which it does.
+    The checks that let `load` find such digits are switched off.
     """
     monkeypatch.setattr("mnist_tasks.data.neighbours.MIN_AGREEMENT", 1)
     blind = DataRules(max_source_wrong_labels=1)
@@ -134,7 +134,7 @@ def test_transposed_digits_never_replace_a_champion_that_reads_upright_ones_nor_
     evaluated = evaluate(folder, transposed, workspace.models)
 
     assert first.accuracy
-    assert first.accuracy > 0.8  # on test images that are transposed as well
+    assert first.accuracy > 0.8  # measured on test images that are transposed as well
     assert not rejected.promoted
     assert rejected.reason.startswith("accuracy on MNIST's own test set 0.")
     assert (
@@ -158,7 +158,7 @@ def test_transposed_digits_never_replace_a_champion_that_reads_upright_ones_nor_
 def test_a_champion_that_does_not_reproduce_its_score_on_mnist_is_refused(
     run: Path, dataset: Path, workspace: Workspace
 ) -> None:
-    """As on a machine whose libraries give other answers."""
+    """This happens on a machine whose libraries give other outputs for the same model."""
     promote(run, workspace.models, LENIENT)
     second = workspace.run("second")
     train(dataset, TrainConfig(epochs=1), second)

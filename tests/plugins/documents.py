@@ -1,4 +1,4 @@
-"""Runs with the files that the tasks write, of realistic size, made without training anything."""
+"""Make runs with all files that the tasks write, of realistic size, without training."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ IMAGES = 1000  # of each digit
 
 
 def metrics(accuracy: float, integrity: bool = True) -> dict[str, Any]:
-    """A model's part of `evaluation.json`, with the same recall for each digit."""
+    """Return a model's part of `evaluation.json`, with the same recall for each digit."""
     right = round(accuracy * IMAGES)
     wrong, rest = divmod(IMAGES - right, 9)
     confusion = [
@@ -44,7 +44,7 @@ def metrics(accuracy: float, integrity: bool = True) -> dict[str, Any]:
 
 
 def evaluation(accuracy: float, champion: tuple[int, float] | None, integrity: bool = True) -> dict[str, Any]:
-    """What `evaluation.json` says of a candidate, and of a champion given by its version and accuracy."""
+    """Return `evaluation.json` for a candidate and, given its version and accuracy, a champion."""
     return {
         "dataset": DIGEST,
         "source": "builtin",
@@ -61,7 +61,7 @@ def evaluation(accuracy: float, champion: tuple[int, float] | None, integrity: b
 
 
 def history(epochs: int = 5) -> list[dict[str, Any]]:
-    """What `history.json` says after some epochs."""
+    """Return `history.json` after some epochs."""
     return [
         {
             "number": number,
@@ -74,7 +74,7 @@ def history(epochs: int = 5) -> list[dict[str, Any]]:
 
 
 def training(run_id: str) -> dict[str, Any]:
-    """What `training.json` says."""
+    """Return `training.json` of a run."""
     return {
         "config": {"recipe": "classic", "architecture": "mlp", "hidden_units": 128, "epochs": 5, "seed": 42},
         "dataset": DIGEST,
@@ -94,7 +94,7 @@ def evaluated_run(
     champion: tuple[int, float] | None = None,
     integrity: bool = True,
 ) -> Path:
-    """The folder of a run that has come as far as the gate."""
+    """Write a run that is evaluated and waits for the gate; return its folder."""
     run = workspace.run(run_id)
     figures = {f"figures/{name}.png": PNG for name in ("recall", "mistakes", "training", "confusion")}
     saved_model = {"saved_model/saved_model.pb": b"pb", "saved_model/variables/variables.index": b"index"}

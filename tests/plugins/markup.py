@@ -1,4 +1,4 @@
-"""What a page's HTML may not have, and what a reader with a screen reader or a keyboard needs it to have."""
+"""Check a page's HTML for forbidden elements and for what screen readers and keyboard users need."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from html.parser import HTMLParser
 
 VOID = {"meta", "link", "img", "br"}
 HEADINGS = ("h1", "h2", "h3", "h4", "h5", "h6")
-# Elements that run, fetch or send something, or change where links lead; the pages need none of them.
+# Elements that run, fetch or send something, or change where links lead. The pages need none of them.
 FORBIDDEN = {"style", "iframe", "object", "embed", "base", "form", "video", "audio", "template"}
 ADDRESSES = {"href", "src", "action", "formaction", "srcset", "data", "poster", "xlink:href"}
 
 
 class Markup(HTMLParser):
-    """A parsed page: its links, its visible text, and all that is wrong with it."""
+    """A parsed page: its links, its visible text and a list of its faults."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ class Markup(HTMLParser):
             self.faults.append("a picture without title and description")
         if tag == "table" and "th" not in children:
             self.faults.append("a table without headings")
-        if self.open:  # a table's rows and a link's words may lie deeper
+        if self.open:  # table rows and link text may be nested deeper
             self.open[-1][1].extend(child for child in children if child in ("th", "text") and tag != "table")
 
     def handle_data(self, data: str) -> None:

@@ -1,6 +1,6 @@
-"""The pages of the plugin as Airflow's own API server serves them, with a real database and the simple auth manager.
+"""The pages of the plugin, served by Airflow's API server with a real database and the simple auth manager.
 
-Every answer that a test gets is checked for its security headers, and every page for what its HTML may not have.
+Every answer is checked for its security headers, and the HTML of every page for forbidden elements.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ SECRET = "what nobody may read"  # noqa: S105 - a file's content
 SCRIPT = "<script>alert(1)</script>"
 UNIQUE = count()
 
-# An address for each route, of what is there once `promoted` has run.
+# An address for each route. They all exist with the fixture `promoted`.
 ROUTES = {
     "/models": "/models",
     "/models/{number}": "/models/1",
@@ -94,7 +94,7 @@ def server() -> Iterator[FastAPI]:
 
 @dataclass
 class Answer:
-    """What came back."""
+    """An answer of the server."""
 
     status: int
     headers: dict[str, str]
@@ -106,12 +106,12 @@ class Answer:
 
     @property
     def text(self) -> str:
-        """The visible words."""
+        """The visible text."""
         return Markup(self.html).text
 
 
 def checked(answer: Answer) -> Answer:
-    """The answer, if it has all security headers and its HTML nothing that it may not have."""
+    """Check the security headers and the HTML of an answer, and return the answer."""
     assert {name: answer.headers.get(name) for name in HEADERS} == HEADERS
     if answer.headers.get("content-type", "").startswith("text/html"):
         assert Markup(answer.html).faults == []
@@ -120,22 +120,22 @@ def checked(answer: Answer) -> Answer:
 
 
 def token(role: str | None, seconds: int = 600) -> str:
-    """A token as Airflow makes one after a login."""
+    """Return a token as Airflow makes it after a login."""
     user = SimpleAuthManagerUser(username="somebody", role=role)
     return str(get_auth_manager().generate_jwt(user, expiration_time_in_seconds=seconds))
 
 
 @dataclass
 class Browser:
-    """Asks for pages, as a viewer unless told otherwise."""
+    """A client that requests pages, by default in the role of a viewer."""
 
     server: FastAPI
     role: str | None = "VIEWER"
-    failing: bool = False  # whether an error of the server gives an answer instead of failing the test
+    failing: bool = False  # return an answer after a server error instead of failing the test
     headers: dict[str, str] | None = None
 
     def ask(self, path: str, method: str = "GET") -> Answer:
-        """The answer to a request, whatever it is; the path lies below the plugin's."""
+        """Send a request and return the answer with any status. The path is relative to the plugin's path."""
         headers = {"Authorization": f"Bearer {token(self.role)}"} if self.headers is None else self.headers
         with TestClient(self.server, raise_server_exceptions=not self.failing, follow_redirects=False) as client:
             answer = client.request(method, f"/mnist{path}", headers=headers)
@@ -147,11 +147,11 @@ class Browser:
         return answer
 
     def ask_raw(self, path: str, root: str = "") -> Answer:
-        """The same for a path that a client would tidy up, such as one with `..`, decoded as by a server."""
+        """Request a path that a client would normalize, such as one with `..`, and decode it as a server does."""
         return checked(self.ask_unchecked(path, root))
 
     def ask_unchecked(self, path: str, root: str = "") -> Answer:
-        """The same, where the answer may be Airflow's and not the plugin's."""
+        """Request a path like `ask_raw`, without checks, because the answer may be one of Airflow."""
         messages: list[dict[str, Any]] = []
         scope = {
             "type": "http",
@@ -188,7 +188,7 @@ def browser(server: FastAPI) -> Browser:
 
 @dataclass
 class Airflow:
-    """The runs in the database that a test has made."""
+    """Create runs in the database and remember them."""
 
     made: list[DagRun] = field(default_factory=list)
 
@@ -200,7 +200,7 @@ class Airflow:
         conf: dict[str, Any] | None = None,
         **tasks: str,
     ) -> str:
-        """A run in the database, with the states of its tasks; returns its id."""
+        """Create a run with the states of its tasks and return its id."""
         run_id = run_id or f"manual__{next(UNIQUE)}"
         with create_session() as session:
             dag = SerializedDagModel.get_dag(dag_id, session=session)
@@ -243,7 +243,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
 
 @pytest.fixture
 def promoted(home: Workspace, airflow: Airflow) -> str:
-    """The id of a run whose candidate is version 1 and champion."""
+    """The id of a run whose candidate became version 1 and champion."""
     return promoted_run(home, airflow)
 
 
@@ -255,7 +255,7 @@ def promoted_run(
     return run_id
 
 
-# Who may see what
+# Access
 
 
 def test_every_route_of_the_plugin_is_asked_for_by_these_tests(server: FastAPI) -> None:
@@ -284,7 +284,7 @@ def test_a_route_is_for_those_who_may_see_the_runs_of_the_training(server: FastA
     assert both(token("ADMIN")) == (200, 200)
     assert both(token(None)) == (403, 403)
     assert both(token("VIEWER", seconds=-100)) == (401, 401)
-    # To a token that was tampered with, Airflow says 403 on its own pages too.
+    # Airflow answers 403 to a forged token on its own pages too.
     header, body, signature = token("VIEWER").split(".")
     _, other_body, _ = token("ADMIN").split(".")
     assert both(f"{header}.{other_body}.{signature}") == (403, 403)
@@ -325,7 +325,7 @@ def test_access_is_asked_for_by_dag(
     status = 200 if allowed == "mnist_training" else 403
     for path in ROUTES.values():
         browser.get(path.format(run=promoted), status)
-    # A rollback's page needs both.
+    # The page of a rollback needs access to both DAGs.
     browser.get(f"/runs/mnist_rollback/{rollback}", 403)
     assert set(asked) == {("GET", DagAccessEntity.RUN)}
 
@@ -408,7 +408,7 @@ def test_no_hostile_value_gets_anything(browser: Browser, home: Workspace, promo
     (home.models / "secret.json").write_text(json.dumps({"reason": SECRET}))
     before = files_below(home.root.parent)
     for name, value in HOSTILE.items():
-        # What the value turns the address into need not belong to that route: `/models/` is the list, by a redirect.
+        # The value may turn the address into one of another route: `/models/` redirects to the list.
         answer = browser.ask_raw(place.format(value, run=promoted))
         allowed = {307, 404} if name == "empty" else {404}
         assert answer.status in allowed, name
@@ -452,7 +452,7 @@ def test_a_link_that_leads_out_of_a_version_is_not_followed(
     browser: Browser, home: Workspace, promoted: str, name: str, method: Callable[[Path, Path], None] | None
 ) -> None:
     assert promoted
-    browser.get("/models")  # what was read before the link is not shown after it
+    browser.get("/models")  # data that were read before the link was made are not shown afterwards
     plant(home.models / "1" / name, home.root.parent / "outside", method)
     listed, page = browser.get("/models"), browser.get("/models/1")
     assert SECRET not in listed.html + page.html
@@ -467,7 +467,7 @@ def test_a_link_that_leads_out_of_a_version_is_not_followed(
 
 
 def plant(path: Path, outside: Path, method: Callable[[Path, Path], None] | None) -> None:
-    """Put a link to something of the same kind outside, or a pipe, which a reader would wait on for ever, in place."""
+    """Replace a file or folder with a link to one outside, or with a pipe, on which a reader would wait for ever."""
     outside.mkdir()
     if path.is_dir():
         for name in ("recall.png", "mistakes.png", "training.png"):
@@ -532,7 +532,7 @@ def test_hostile_words_in_documents_are_shown_as_they_are(
 
 
 def change(path: Path, **values: Any) -> None:
-    """Change keys of a JSON file."""
+    """Change values in a JSON file."""
     path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
 
 
@@ -561,7 +561,7 @@ def test_a_run_whose_id_names_no_folder_has_a_page_that_says_so(
     assert f"run id {run_id!r} cannot name a folder" in page.text
 
 
-# What each page says
+# The content of each page
 
 
 def test_an_empty_model_directory_says_how_to_get_a_model(browser: Browser, home: Workspace) -> None:
@@ -633,7 +633,7 @@ def test_a_promoted_run_and_its_version_show_all_that_is_known(
     assert "min_accuracy 0.97" in text
     assert "train pixel mean 33.32" in text
     assert "damaged" not in text
-    assert ("load success 1 1.2" in text) is False  # load has not run in this run
+    assert ("load success 1 1.2" in text) is False  # the task load has no state in this run
     assert ("evaluate success" in text) is not of_version
     images = [address for address in Markup(page.html).addresses if "/figures/" in address]
     assert len(images) == 3
@@ -686,7 +686,7 @@ def test_a_refused_run_says_what_cannot_be_trusted(browser: Browser, home: Works
 def test_an_approved_run_is_promoted_only_once_it_is_published(
     browser: Browser, home: Workspace, airflow: Airflow, promoted: str
 ) -> None:
-    """Two candidates were compared with no champion; the first has become it meanwhile."""
+    """Two candidates were evaluated while there was no champion. The first has become champion since then."""
     assert promoted
     run_id = airflow.run(state=DagRunState.FAILED, promote="failed", evaluate="success")
     with pytest.raises(ModelError, match="compare them again"):
@@ -776,7 +776,7 @@ def test_accuracy_on_mnists_own_test_set_is_shown_where_the_test_images_are_othe
 def test_a_queued_run_without_files_is_followed(browser: Browser, home: Workspace, airflow: Airflow) -> None:
     run_id = airflow.run(state=DagRunState.QUEUED)
     page = browser.get(f"/runs/mnist_training/{run_id}")
-    assert "The run is queued; there is no decision yet. This page follows it." in page.text
+    assert "The run is queued; there is no decision yet. This page reloads itself." in page.text
     assert 'http-equiv="refresh"' in page.html
     assert "load not yet - - normalize not yet - - train not yet - - evaluate not yet - - promote not yet" in page.text
     assert not home.root.exists()
@@ -880,7 +880,7 @@ def test_a_version_whose_model_is_missing_or_changed_says_so(browser: Browser, h
 def test_names_in_the_metadata_that_no_file_can_have_are_a_damage(
     browser: Browser, home: Workspace, promoted: str
 ) -> None:
-    # Without its history, so that the digest of metadata.json does not show first that it was changed.
+    # The history holds the digest of metadata.json and would reveal the change first.
     (home.models / "history.jsonl").unlink()
     change(home.models / "1" / "metadata.json", sha256={"a\0b": "0"})
     assert "version 1 is damaged" in browser.get("/models/1").text
@@ -956,7 +956,7 @@ def test_only_the_figures_of_the_pages_are_served(browser: Browser, home: Worksp
 
 
 def checked_data(run: Path, name: str = "from the scanner") -> None:
-    """What `load` writes about a source and a batch of the inbox that was left out."""
+    """Write what `load` records about a source and about a batch of the inbox that was left out."""
     checks = [
         {"rule": rule, "metric": "images", "slice": "train", "value": value, "bound": 0, "baseline": None}
         | {"verdict": "failed" if value else "passed", "message": f"{value} of 300 training images"}
@@ -1049,7 +1049,7 @@ def test_a_rollback_is_shown_by_its_run_its_version_and_the_list(
     assert f"now 3 rolled back {run_id} it fails on sevens" in listed.text
     assert f'href="/dags/mnist_rollback/runs/{run_id}"' in listed.html
     assert "damaged" not in browser.get("/models/3").text
-    # The run that once made the restored model is still the one of version 1.
+    # The run that trained the restored model still belongs to version 1.
     assert "Promoted as version 1 ." in browser.get(f"/runs/mnist_training/{promoted}").text
     assert "Promoted as version 2 ." in browser.get(f"/runs/mnist_training/{second}").text
 
@@ -1149,7 +1149,7 @@ def test_no_server_error_shows_its_reader_more_than_that_it_happened(
 
 def test_a_model_directory_that_cannot_be_read_is_explained(browser: Browser, home: Workspace, promoted: str) -> None:
     if os.geteuid():
-        pytest.skip("whoever runs the tests owns the files, and may read them")
+        pytest.skip("the user who runs the tests owns the files and may always read them")
     home.models.chmod(0o700)
     for path in ("/models", "/models/1", f"/runs/mnist_training/{promoted}"):
         answer = without_root(partial(browser.get, path, 503), home.root.parent)
@@ -1182,11 +1182,11 @@ def test_style_and_script_are_served_as_what_they_are(browser: Browser, name: st
     assert b"@import" not in answer.body
 
 
-# What they cost the processes that load them
+# Imports of the processes that load the plugin
 
 
 def loaded_by(code: str, *arguments: str) -> set[str]:
-    """The modules that a fresh process has after some code, and had not before."""
+    """Return the modules that a new process has imported through some code."""
     program = f"{code}\nprint(' '.join(sorted(set(sys.modules) - before)))"
     output = subprocess.run(
         [sys.executable, "-c", program, *arguments], check=True, capture_output=True, text=True, cwd=PROJECT
@@ -1196,7 +1196,7 @@ def loaded_by(code: str, *arguments: str) -> set[str]:
 
 @pytest.mark.parametrize("airflow", ["import airflow.plugins_manager", "sys.modules['airflow.plugins_manager'] = fake"])
 def test_loading_the_plugin_imports_nothing_but_itself(airflow: str) -> None:
-    # With a stand-in for Airflow too, as Airflow itself has imported much that the plugin would then get for nothing.
+    # One case replaces Airflow with a stand-in, because Airflow's own imports could hide imports of the plugin.
     code = f"""
 import collections.abc, importlib, sys, types, typing
 fake = types.ModuleType("fake")
@@ -1248,7 +1248,7 @@ assert published_by("first", models) == [1]
     assert modules.isdisjoint({"numpy", "tensorflow", "keras", "matplotlib"})
 
 
-# The check itself
+# The check of the HTML
 
 BAD_MARKUP = {
     "inline style": '<p style="color: red">a</p>',

@@ -1,4 +1,4 @@
-"""The model card: the Hub can read its front matter, and no text in it can be more than text."""
+"""The model card: the Hub can read its front matter, and no text in it acts as markup."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from mnist_tasks.workspace import Workspace
 
 Documents = dict[str, dict[str, Any]]
 
-# What would end a table's cell, a quote or the front matter, and what HTML and Markdown would make of it.
+# Text that could end a table cell, a quote or the front matter, or act as HTML or Markdown.
 HOSTILE = 'a|b\n\n---\n# heading\n<script>alert("x")</script> ![i](http://h/i.png) [l](http://h) `c` *e* _e_ \\| &lt;'
 
 
@@ -35,7 +35,7 @@ def published(run: Path, workspace: Workspace) -> Version:
 
 @pytest.fixture
 def documents(published: Version) -> Documents:
-    """What its card is made of."""
+    """The documents from which the model card is made."""
     return {
         "metadata": published.metadata().to_json_value(),
         "evaluation": published.evaluation().to_json_value(),
@@ -59,7 +59,7 @@ def front_matter(card: str) -> dict[str, Any]:
 
 
 def table_after(card: str, heading: str) -> list[list[str]]:
-    """The rows of the first table after a heading, without its own two; a cell ends at a `|` that is not escaped."""
+    """Return the body rows of the first table after a heading; a cell ends at a `|` that is not escaped."""
     lines = card.split(f"\n{heading}\n", 1)[1].splitlines()
     first = next(number for number, line in enumerate(lines) if line.startswith("|"))
     rows = []
@@ -71,7 +71,7 @@ def table_after(card: str, heading: str) -> list[list[str]]:
 
 
 def test_the_hub_can_read_the_front_matter(published: Version, documents: Documents) -> None:
-    # https://huggingface.co/docs/hub/model-cards and the Hub's modelcard.md give the names and what is required.
+    # https://huggingface.co/docs/hub/model-cards and the Hub's modelcard.md list the names and the required fields.
     found = front_matter(published.card())
 
     assert (found["library_name"], found["pipeline_tag"]) == ("keras", "image-classification")

@@ -1,4 +1,4 @@
-"""The model directory: whole versions, a link that always leads to one, a history, and the ways back."""
+"""The model directory: whole versions, a link that always leads to one of them, a history, and rollbacks."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def models(tmp_path: Path) -> ModelDirectory:
 
 @pytest.fixture
 def three(models: ModelDirectory) -> ModelDirectory:
-    """Three versions, the third of them champion."""
+    """Three versions, of which the third is champion."""
     for number in (1, 2, 3):
         publish(models, f"run-{number}", number - 1 or None)
     return models
@@ -54,14 +54,14 @@ def champion_number(models: ModelDirectory) -> int | None:
 
 
 def rollback(models: ModelDirectory, to: int | None = None, **options: Any) -> Version:
-    """Roll back without the smoke test, which needs real models; test_rollback has it."""
+    """Roll back without the smoke test, which needs real models."""
     return roll_back(
         models, to, **{"reason": "it was bad", "published_by": "me", "smoke_test": lambda _: None, **options}
     )
 
 
 def mended(models: ModelDirectory) -> list[str]:
-    """Repair, and see that nothing is wrong any more and the next run can publish."""
+    """Repair, check that no problem is left and that the next run can publish, and return the steps of the repair."""
     done = list(repair(models, models.root.parent / "runs", "me", smoke_test=lambda _: None))
     assert list(problems(models)) == []
     publish(models, "the next run", champion_number(models))
@@ -93,7 +93,7 @@ def test_a_version_is_complete_and_champion(models: ModelDirectory) -> None:
     version = publish(models, "run-1", None)
 
     assert models.champion() == version == Version(1, models.root / "1")
-    assert models.link.readlink() == Path("1")  # relative, so that the folder can be mounted elsewhere
+    assert models.link.readlink() == Path("1")  # relative, so the folder can be mounted elsewhere
     found = {path.relative_to(version.folder).as_posix() for path in version.folder.rglob("*") if path.is_file()}
     assert found == FILES | {"metadata.json"}
     metadata = version.metadata()
@@ -159,7 +159,7 @@ def test_no_number_is_used_twice(three: ModelDirectory) -> None:
     shutil.rmtree(three.root / "3")
     shutil.rmtree(three.root / "2")
     three.link.unlink()
-    mended(three)  # publishes
+    mended(three)  # publishes a version
 
     assert champion_number(three) == 4
 
@@ -167,7 +167,7 @@ def test_no_number_is_used_twice(three: ModelDirectory) -> None:
 def test_what_a_kill_left_is_not_made_champion_after_another_run_was(
     three: ModelDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Or the champion would not be the newest, which TF Serving serves."""
+    """Otherwise TF Serving, which serves the newest version, would not serve the champion."""
     with monkeypatch.context() as patch:
         patch.setattr(ModelDirectory, "set_champion", lambda *_: (_ for _ in ()).throw(OSError("killed")))
         with pytest.raises(OSError, match="killed"):
@@ -188,7 +188,7 @@ def test_numbers_stay_used_even_if_the_history_is_lost(three: ModelDirectory) ->
     assert publish(three, "run-4", None).number == 4
 
 
-# Who was champion when, and who wrote it down
+# The history of champions
 
 
 def test_who_was_champion_at_a_time(models: ModelDirectory) -> None:
@@ -208,21 +208,21 @@ def test_a_link_that_was_moved_by_hand_is_in_the_history(three: ModelDirectory) 
     three.link.unlink()
     three.link.symlink_to("2")
 
-    assert three.who_was_champion(datetime.now(timezone.utc)) == 2  # before any writer has noticed
+    assert three.who_was_champion(datetime.now(timezone.utc)) == 2  # before a writer has recorded the move
     publish(three, "run-4", 2)
 
     events = [(event.event, event.before, event.to) for event in three.history()]
     assert events[2:] == [("promoted", 2, 3), ("moved by hand", 3, 2), ("promoted", 2, 4)]
 
 
-# Going back
+# Rollbacks
 
 
 def test_a_rollback_publishes_the_version_before_again(three: ModelDirectory) -> None:
     version = rollback(three)
 
     assert (version.number, champion_number(three)) == (4, 4)
-    assert version.model.stat().st_ino == (three.root / "2" / "model.keras").stat().st_ino  # no second copy
+    assert version.model.stat().st_ino == (three.root / "2" / "model.keras").stat().st_ino  # the same file, not a copy
     metadata, event = version.metadata(), three.history()[-1]
     assert (metadata.restores, metadata.replaces, metadata.run_id) == (2, 3, "run-2")
     assert (event.event, event.before, event.to, event.restores) == ("rolled back", 3, 4, 2)
@@ -306,7 +306,7 @@ def test_a_link_that_fails_for_another_reason_fails_the_rollback(
     assert champion_number(three) == 3
 
 
-# Tidying up
+# Pruning
 
 
 def test_pruning_keeps_the_newest_and_what_was_written_about_the_rest(models: ModelDirectory) -> None:
@@ -322,7 +322,7 @@ def test_pruning_keeps_the_newest_and_what_was_written_about_the_rest(models: Mo
 
 
 def test_pruning_never_removes_the_champion_or_the_one_before(three: ModelDirectory) -> None:
-    rollback(three)  # champion 4 restores 2; before 2 there was 1
+    rollback(three)  # champion 4 restores 2, and the champion before 2 was 1
 
     assert prune(three, 1) == [2]
     assert rollback(three).metadata().restores == 1
@@ -333,7 +333,7 @@ def test_pruning_everything_is_refused(three: ModelDirectory) -> None:
         prune(three, 0)
 
 
-# What can be broken from outside is found, named and repaired
+# Damage from outside is found, reported and repaired
 
 
 def test_a_changed_file_comes_back_from_the_run_that_made_it(three: ModelDirectory) -> None:
@@ -374,7 +374,7 @@ def test_a_version_that_cannot_be_restored_is_moved_aside(three: ModelDirectory)
     (done,) = mended(three)
     assert "1 cannot be restored; moved to" in done
     assert (three.root / ".damaged-1" / "saved_model.pb").exists()
-    assert champion_number(three) == 4  # the next run's
+    assert champion_number(three) == 4  # the version of the next run
 
 
 def test_if_the_champion_cannot_be_restored_the_one_before_is_published_again(three: ModelDirectory) -> None:
@@ -430,7 +430,7 @@ def test_a_damaged_line_of_the_history_costs_no_other(three: ModelDirectory, cap
 
     assert [event.to for event in three.history()] == [1, 3]
     assert "line 2 is damaged" in caplog.text
-    assert len(problems(three)) == 3  # two lines, and that a move is missing
+    assert len(problems(three)) == 3  # two damaged lines and a missing move
     mended(three)
     assert three.history_file.path.with_suffix(".damaged").read_text().splitlines() == [lines[1][:20], "7"]
     assert [event.to for event in three.history()] == [1, 2, 3, 4]
@@ -483,8 +483,8 @@ def test_a_lost_history_is_told_again_by_the_versions(three: ModelDirectory) -> 
     history = three.history()
     three.history_file.path.unlink()
 
-    assert len(problems(three)) == 3  # the fourth move is what the link shows
-    assert prune(three, 1) == [2]  # neither the champion nor the one before it, nor is version 1 there
+    assert len(problems(three)) == 3  # the link shows the fourth move
+    assert prune(three, 1) == [2]  # 4 is champion, 3 was champion before it, and 1 is pruned already
     mended(three)
     moves = [(event.event, event.before, event.to) for event in history if event.is_move]
     assert [(event.event, event.before, event.to) for event in three.history() if event.is_move][:4] == moves
@@ -497,7 +497,7 @@ def test_a_line_that_was_deleted_is_told_again(three: ModelDirectory) -> None:
 
         assert [event.to for event in three.missing_moves()] == (
             [gone + 1] if gone < 2 else []
-        )  # the link shows the last
+        )  # the link shows the last move
         list(repair(three, three.root, "me"))
         assert [event.to for event in three.history()] == [1, 2, 3]
 
@@ -525,7 +525,7 @@ def test_a_promotion_that_was_never_finished_is_finished(three: ModelDirectory) 
 
 
 def test_a_champion_that_is_not_the_newest_is_published_again(three: ModelDirectory) -> None:
-    """Or TF Serving, which serves the largest number, serves another model than `champion` leads to."""
+    """Otherwise TF Serving, which serves the largest number, would not serve the model of the link `champion`."""
     three.link.unlink()
     three.link.symlink_to("1")
 
@@ -543,7 +543,7 @@ def test_a_damaged_old_version_does_not_stop_the_next_run(three: ModelDirectory)
 
 @pytest.mark.parametrize("name", ["model_card.md", "decision.json", "metadata.json"])
 def test_documents_come_back_from_the_run(name: str, three: ModelDirectory) -> None:
-    """promote leaves copies there; here the test does."""
+    """The task promote leaves copies in the folder of the run; this test makes the copy itself."""
     shutil.copy(three.root / "3" / name, three.root.parent / "runs" / "run-3" / name)
     (three.root / "3" / name).write_text("changed")
 
@@ -558,7 +558,7 @@ def test_a_lost_document_costs_no_model(three: ModelDirectory) -> None:
     assert "model_card.md cannot be read" in step
     assert "cannot be restored, the model works without it" in step
     assert champion_number(three) == 3
-    assert list(problems(three)) == []  # nothing can bring it back, so that nobody is sent to repair for ever
+    assert list(problems(three)) == []  # nothing can restore it, so no problem sends people to `repair` again and again
     assert list(repair(three, three.root, "me")) == []
     assert three.history()[-1].to_json_value() | {"time": ""} == {
         "time": "",
@@ -567,7 +567,7 @@ def test_a_lost_document_costs_no_model(three: ModelDirectory) -> None:
         "files": ["model_card.md"],
         "reason": "no copy was found",
     }
-    three.verify(three.version("3"))  # so that the next candidate can be compared with it
+    three.verify(three.version("3"))  # the next candidate can be compared with it
     assert rollback(three, 2).number == 4
     assert rollback(three, 3).number == 5
 
@@ -685,7 +685,7 @@ def test_a_rollback_undoes_a_retirement(three: ModelDirectory) -> None:
     assert "published again: it was bad (there was no champion)." in version.card()
     assert seen_by_tf_serving(three) == [1, 2, 3, 4]
     assert list(problems(three)) == []
-    assert rollback(three).metadata().restores == 2  # and back from there as ever
+    assert rollback(three).metadata().restores == 2  # the next rollback goes back from there as usual
 
 
 def test_a_rollback_after_a_retirement_goes_where_it_is_told(three: ModelDirectory) -> None:
@@ -756,7 +756,7 @@ def test_a_version_that_was_brought_back_by_hand_is_set_aside_again(three: Model
 
 
 def test_a_champion_is_never_given_up_while_a_former_one_is_whole(three: ModelDirectory) -> None:
-    """Not its chain of predecessors alone, which ends at version 1, is a way back."""
+    """The repair also falls back to a version outside the chain of predecessors, which ends at version 1."""
     rollback(three, 1)
     assert prune(three, 1) == [1, 2]
     (three.root / "4" / "model.keras").unlink()
@@ -773,7 +773,7 @@ def test_repair_tries_the_chain_of_predecessors_first_then_the_newest(three: Mod
     rollback(three, 1)
     publish(three, "run-5", 4)
     publish(three, "run-6", 5)
-    rollback(three, 5)  # 7: the files of 5, before which was 4 with those of 1
+    rollback(three, 5)  # 7 has the files of 5; the champion before 5 was 4, with the files of 1
 
     assert ChampionHistory(three.history()).fallbacks(7) == [7, 5, 4, 1, 6, 3, 2]
 
@@ -783,7 +783,7 @@ def test_pruning_keeps_a_whole_version_to_fall_back_to(models: ModelDirectory) -
         publish(models, f"run-{number}", number - 1 or None)
     (models.root / "4" / "model.keras").write_text("damaged")
 
-    assert prune(models, 1) == [1, 2]  # 4 was champion before, but only 3 can be fallen back to
+    assert prune(models, 1) == [1, 2]  # 4 was champion before 5 but is damaged, so 3 is kept
     shutil.rmtree(models.root / "5")
     shutil.rmtree(models.root.parent / "runs")
     steps = list(repair(models, models.root, "me", smoke_test=lambda _: None))
@@ -852,7 +852,7 @@ def test_a_directory_that_is_not_writable_leaves_the_champion(
 
 @pytest.mark.parametrize("write", ["retire", "rollback"])
 def test_a_reason_that_is_not_utf_8_is_written_with_escapes(write: str, three: ModelDirectory) -> None:
-    reason = b"bad \xff byte".decode("utf-8", "surrogateescape")  # as Python reads it from a command line
+    reason = b"bad \xff byte".decode("utf-8", "surrogateescape")  # as Python decodes it from a command line
 
     if write == "retire":
         retire(three, reason, "me")

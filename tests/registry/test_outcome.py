@@ -1,4 +1,4 @@
-"""What is said of an approved candidate whose publishing fails, wherever it does, and what a retry makes of it."""
+"""The messages and records about an approved candidate whose publishing fails at any step, and after a retry."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def home(tmp_path: Path) -> Workspace:
 
 @pytest.fixture
 def candidate(home: Workspace) -> Path:
-    """A run that has come as far as the gate, which lets it pass; there is no champion."""
+    """An evaluated run that passes the gate; there is no champion."""
     return evaluated_run(home, "candidate")
 
 
@@ -44,7 +44,7 @@ def decision(run: Path) -> dict[str, Any]:
 
 
 def word(run: Path) -> tuple[str, bool, int | None]:
-    """What the record says."""
+    """Return the outcome, whether it was promoted, and the version from the decision record."""
     found = decision(run)
     return found["outcome"], found["promoted"], found["version"]
 
@@ -127,7 +127,7 @@ def test_after_the_link_has_moved_the_champion_is_not_said_to_stay(
             promote(candidate, home.models, LENIENT)
 
     assert (home.models / "champion").readlink() == Path("1")
-    assert word(candidate) == ("approved", False, None)  # a reader in that instant
+    assert word(candidate) == ("approved", False, None)  # what a reader finds at this moment
     models = ModelDirectory(home.models)
     assert (
         published_as(candidate, models)
@@ -152,7 +152,7 @@ def test_after_the_link_has_moved_the_champion_is_not_said_to_stay(
 def test_an_older_releases_promoted_is_believed_only_if_the_history_agrees(
     candidate: Path, home: Workspace, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It wrote so before it published."""
+    """Older releases wrote `promoted` before they published."""
     models = ModelDirectory(home.models)
     record = {"outcome": "promoted", "promoted": True, "version": None, "reason": "good", "candidate_accuracy": 0.98}
     write_json(candidate / "decision.json", record)

@@ -1,7 +1,7 @@
-"""What could only not be read now, or not by this user, is never judged damaged: it is not moved, replaced or given up.
+"""A file that cannot be read at the moment, or by this user, is not damaged: it is not moved, replaced or given up.
 
-Every reading call of every operation fails in turn, with one error after the other; then the tests look at the bytes of
-the directory. And how often the history is read does not grow with the versions.
+Every reading call of every operation fails in turn with one of several errors. The tests then compare the bytes of the
+directory. Another test checks that the history is not read more often when there are more versions.
 """
 
 from __future__ import annotations
@@ -58,13 +58,13 @@ OPERATIONS: dict[str, Callable[[ModelDirectory], Any]] = {
 
 @contextmanager
 def failing(code: int, below: Path, stop: int) -> Iterator[list[str]]:
-    """The call number `stop` by which Python reads something fails; gives the names of the calls until then."""
+    """Let reading call number `stop` fail; yield the list of the names of the calls so far."""
     calls: list[str] = []
 
     def count(frame: FrameType, event: str, function: Any) -> None:
         if event != "c_call" or function.__name__ not in READS:
             return
-        # Only what our own code, or pathlib for it, reads; not what Python imports.
+        # Count only what the project's code reads, directly or through pathlib, not what Python imports.
         if "importlib" in frame.f_code.co_filename or function.__module__ not in ("posix", "_io", "io", None):
             return
         calls.append(function.__name__)
@@ -79,7 +79,7 @@ def failing(code: int, below: Path, stop: int) -> Iterator[list[str]]:
 
 
 def content(root: Path) -> dict[str, bytes | str]:
-    """Each file of a directory, and where each link leads."""
+    """Return the content of each file below a directory and the target of each link."""
     paths = [path for path in root.rglob("*") if path.name != ".lock"]
     return {
         str(path.relative_to(root)): str(path.readlink()) if path.is_symlink() else path.read_bytes()
@@ -90,7 +90,7 @@ def content(root: Path) -> dict[str, bytes | str]:
 
 @pytest.fixture(scope="module")
 def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four versions, of which the fourth restores the second, with something for a repair to do."""
+    """Four versions, of which the fourth restores the second."""
     home = tmp_path_factory.mktemp("start")
     models = ModelDirectory(home / "models")
     for number in (1, 2, 3):
@@ -107,7 +107,7 @@ def raised_by(function: Callable[[], Any]) -> OSError | None:
     return None
 
 
-STEP = 2  # every second look at the disk: that halves the time, and the codes still take turns
+STEP = 2  # only every second access fails: this halves the time, and the error codes still take turns
 
 
 @pytest.mark.slow
@@ -143,7 +143,7 @@ def test_what_cannot_be_read_now_is_not_judged(name: str, start: Path, tmp_path:
 
 @contextmanager
 def unreadable(path: Path, code: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Opening one file fails, as on a share that hiccups."""
+    """Let opening one file fail, as on a network share with temporary errors."""
     real = os.open
 
     def opened(file: Any, *arguments: Any, **options: Any) -> Any:
@@ -157,7 +157,7 @@ def unreadable(path: Path, code: int, monkeypatch: pytest.MonkeyPatch) -> Iterat
 
 
 def open_as(opener: Callable[..., int], file: Any, *arguments: Any, **options: Any) -> Any:
-    """Open a file through `opener`, as `open` can."""
+    """Open a file with `opener`."""
     return open(file, *arguments, **{**options, "opener": opener})  # noqa: PTH123
 
 
@@ -176,7 +176,7 @@ def test_a_command_names_what_it_could_not_read_and_changes_nothing(
     shutil.copytree(start, tmp_path / "home", symlinks=True)
     monkeypatch.setenv("MNIST_HOME", str(tmp_path / "home"))
     models = ModelDirectory(tmp_path / "home" / "models")
-    # Of a version that the command reads.
+    # Choose a version that the command reads.
     path = models.root / {"prune --keep 1": "4" if name == "metadata.json" else "1"}.get(command, "1") / name
     before = content(models.root)
 
@@ -305,6 +305,6 @@ def test_how_often_the_history_is_read_does_not_grow_with_the_versions(
         else:
             OPERATIONS[name](models)
         history = [line for line in lines if json.loads(line).get("event")]
-        parsed.append(len(history) / count)  # how often each line was parsed
+        parsed.append(len(history) / count)  # how often each line was parsed on average
     few, many = parsed
     assert many <= few + 1

@@ -1,8 +1,8 @@
-"""A model directory that an older release wrote is as good as one of today's.
+"""A model directory that an older release wrote still works in every respect.
 
-`recorded/f58c954.tar.gz` holds what commit f58c954 wrote from 2,000 training and 500 test images of MNIST: versions 1
-and 2 of `Dense(8)` were promoted, version 3 was forced, and version 4 is version 2 again, by a rollback; and the JSON
-documents of the three runs.
+`recorded/f58c954.tar.gz` holds what commit f58c954 wrote from 2,000 training and 500 test images of MNIST: four
+versions of `Dense(8)` and the JSON documents of the three runs. Versions 1 and 2 were promoted and version 3 was
+forced. Version 4 is version 2 again, published by a rollback.
 """
 
 from __future__ import annotations

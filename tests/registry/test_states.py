@@ -1,7 +1,7 @@
-"""Any sequence of publishing, going back, retiring, pruning, damage and kills can be fixed by `repair`.
+"""`repair` fixes the model directory after any sequence of publishing, rollbacks, retiring, pruning, damage and kills.
 
-A state machine of hypothesis tries such sequences with small files that stand in for models. Beside the directory it
-keeps what it knows to be so: what each version's files were, which were champion, and which somebody has retired.
+A hypothesis state machine tries such sequences with small files that stand in for models. It remembers what the
+directory must contain: the files of each version, the former champions, and the retired versions.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from tests.helpers import publish
 
 EXAMPLES, STEPS = 40, 12
 
-ANY = st.integers(min_value=0, max_value=10_000)  # picks one of what there is
+ANY = st.integers(min_value=0, max_value=10_000)  # selects one of the existing items
 NAMES = [
     "model.keras",
     "saved_model.pb",
@@ -44,12 +44,12 @@ NAMES = [
 
 
 class Killed(BaseException):
-    """A writer that ends in the middle of its work."""
+    """Raised to stop a writer in the middle of its work."""
 
 
 @contextmanager
 def killed_at(step: int | None) -> Iterator[None]:
-    """End the writer when it brings something to the disk for the given time; None for never."""
+    """Stop the writer at fsync call number `step`, counted from 0; None for never."""
     left = step
 
     def counted(path: Path) -> None:
@@ -78,7 +78,7 @@ def mend(models: ModelDirectory) -> list[str]:
 
 
 class Directory(RuleBasedStateMachine):
-    """One model directory and all that may become of it."""
+    """A model directory, the operations on it, and the damage that can happen to it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -93,10 +93,10 @@ class Directory(RuleBasedStateMachine):
     def teardown(self) -> None:
         shutil.rmtree(self.home)
 
-    # What is known
+    # What the test knows
 
     def look(self) -> None:
-        """Take down what is new."""
+        """Record the files of new versions and the current champion."""
         for version in self.models.versions():
             if version.number not in self.digests:
                 files = [path for path in version.folder.rglob("*") if path.is_file()]
@@ -106,7 +106,7 @@ class Directory(RuleBasedStateMachine):
                 self.former.add(champion.number)
 
     def whole(self, version: Version) -> bool:
-        """Whether the model's files and the documents of a version are what they were."""
+        """Return whether the model files and documents of a version are unchanged."""
         return not any(
             version.changed(name, digest)
             for name, digest in self.digests[version.number].items()
@@ -177,7 +177,7 @@ class Directory(RuleBasedStateMachine):
     def damage(self, pick: int, name: str, how: str) -> None:
         if (version := self.version(pick)) and (path := version.folder / name).is_file():
             text = path.read_text()
-            path.unlink()  # not in place, which would change its other names as well
+            path.unlink()  # a change in place would also change its other hard links
             if how == "changed":
                 path.write_text(text[:-1] + "x")
             elif how == "a folder":
@@ -185,7 +185,7 @@ class Directory(RuleBasedStateMachine):
 
     @rule(pick=ANY)
     def damage_in_place(self, pick: int) -> None:
-        """As a bad disk does: every hard link of it is another name of the same bytes."""
+        """Change a file in place, as a bad disk does, so that all its hard links change as well."""
         if (version := self.version(pick)) and (path := version.folder / "model.keras").is_file():
             path.write_text("other")
 
@@ -224,7 +224,7 @@ class Directory(RuleBasedStateMachine):
         path = self.models.history_file.path
         if path.is_file() and (lines := path.read_text().splitlines(keepends=True)):
             number = pick % len(lines)
-            if '"retired"' not in lines[number]:  # then nobody has retired anything
+            if '"retired"' not in lines[number]:  # without this line, a retirement would be forgotten
                 lines[number] = {"gone": "", "cut": lines[number][: pick % 50] + "\n", "other": "7\n"}[how]
                 path.write_text("".join(lines))
                 self.history_is_whole = False
@@ -243,7 +243,7 @@ class Directory(RuleBasedStateMachine):
             if not target.exists():
                 folder.rename(target)
 
-    # What must be so after each of these
+    # What must hold after each operation
 
     @invariant()
     def it_can_be_mended(self) -> None:
@@ -260,18 +260,18 @@ class Directory(RuleBasedStateMachine):
 
         steps = mend(models)
 
-        assert not (content and steps), f"verify was content, but repair did {steps}"
+        assert not (content and steps), f"verify found no problem, but repair did {steps}"
         assert problems(models) == [], f"after {steps}"
-        assert mend(models) == [], f"a second repair does something after {steps}"
+        assert mend(models) == [], f"a second repair changed something after {steps}"
         champion = models.champion()
         if champion is None:
-            assert not (whole & former) - retired, f"no champion, although there was one to go to: {steps}"
+            assert not (whole & former) - retired, f"no champion, although a whole former champion exists: {steps}"
             assert [version.number for version in models.served()] == []
         else:
             assert models.served()[-1] == champion
             models.verify(champion)
         used = {version.number for version in models.versions()}
-        if self.history_is_whole:  # else nobody knows that there was a version whose folder is gone as well
+        if self.history_is_whole:  # otherwise a version without a folder is unknown
             used |= set(self.digests)
         replaces = champion.number if champion else None
         assert publish(models, "the next run", replaces).number > max(used, default=0)

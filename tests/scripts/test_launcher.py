@@ -1,4 +1,4 @@
-"""The launcher's parts, without Airflow: what it hands on, how it ends, what it refuses and what it prints."""
+"""Parts of the launcher without Airflow: its environment, exit status, refusals and output."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from surroundings import database_url, proxies, surroundings, unusable_proxies
 
 from mnist_tasks.workspace import PROJECT
 
-UNKNOWN = "socks://127.0.0.1:7890/"  # what a desktop sets; httpx knows socks5 and socks5h
+UNKNOWN = "socks://127.0.0.1:7890/"  # desktops set this; httpx knows only socks5 and socks5h
 
 
 def around(given: Mapping[str, str], home: Path = Path("/home/mnist")) -> dict[str, str]:
@@ -179,9 +179,9 @@ def test_a_closed_descriptor_costs_nothing(closed: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("ignored", "sent", "expected"),
     [
-        ("SIGHUP", "SIGHUP", "goes on"),  # nohup
+        ("SIGHUP", "SIGHUP", "goes on"),  # as under nohup
         ("SIGUSR1", "SIGHUP", "SIGHUP"),
-        ("SIGINT", "SIGINT", "SIGINT"),  # a shell without job control, for what it starts in the background
+        ("SIGINT", "SIGINT", "SIGINT"),  # as background processes of a shell without job control
     ],
 )
 def test_a_hang_up_that_is_ignored_stays_so(ignored: str, sent: str, expected: str, tmp_path: Path) -> None:
@@ -202,7 +202,7 @@ entry.end(0)
 
 
 def start(folder: Path, command: str, preparation: str = ":", **arguments: Any) -> subprocess.Popen[str]:
-    """Start a command like those in the folder `scripts`, after a shell command that prepares its process."""
+    """Run a shell command that prepares the process, then start a command like those in `scripts`."""
     script = folder / "command.py"
     script.write_text(
         f"import sys; sys.path.insert(0, {str(PROJECT / 'scripts')!r})\nimport entry; entry.start()\n{command}"
@@ -214,7 +214,7 @@ def start(folder: Path, command: str, preparation: str = ":", **arguments: Any) 
 
 
 class Api:
-    """Answers of Airflow's API, by path; 404 for any other."""
+    """A stand-in for Airflow's API with answers by path; any other path gives 404."""
 
     def __init__(self, **answers: Any) -> None:
         self.answers = answers

@@ -1,4 +1,4 @@
-"""Full disks, real file systems of some MB: each is named with path, free space and way out, if it can before a run."""
+"""A full disk is reported with path, free space and way out, if possible before a run; the tests mount small disks."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ WAY_OUT = "set MNIST_HOME to a folder"
 
 
 def fill(disk: Path) -> None:
-    """Leave no byte free."""
+    """Fill a disk to the last byte."""
     (disk / "filler").write_bytes(b"\0" * shutil.disk_usage(disk).free)
 
 
@@ -57,7 +57,7 @@ Task = Callable[[], AbstractContextManager[None]]
 
 @pytest.fixture
 def task(monkeypatch: pytest.MonkeyPatch) -> Task:
-    """What the DAGs have around each task."""
+    """The context manager that the DAGs put around each task."""
     monkeypatch.syspath_prepend(PROJECT / "dags")
     from mnist_common import no_retry_for_bad_input
 
@@ -110,7 +110,7 @@ def test_every_writer_names_a_full_disk(writer: Callable[[Path], None], tmp_path
 
 
 def test_free_space_is_that_of_the_moment_of_the_failure(tmp_path: Path) -> None:
-    """Not that after the file that did not fit has been removed."""
+    """The message does not count the space that is free after the unfinished file has been removed."""
     with small_disk(tmp_path / "disk", "4M") as disk:
         with pytest.raises(DiskError, match=r"No space left on device: 0\.0 of 4\.2 MB are free"):
             write_atomically(disk / "large", lambda path: write_text(path, "x" * 5_000_000))
@@ -171,8 +171,8 @@ def test_a_task_on_a_full_disk_is_tried_again_and_says_why(
         with pytest.raises(DiskError, match=f"writing to {disk}/copy failed: No space left on device: 0.0"), task():
             shutil.copyfile(source, disk / "copy")
         with pytest.raises(DiskError, match=f"writing to {disk} failed: No space left on device"), task():
-            (disk / "copy").write_bytes(b"\0" * 100_000)  # its error has no path
-        with pytest.raises(DiskError) as first, explained_disk_errors(tmp_path):  # what is named stays as it is
+            (disk / "copy").write_bytes(b"\0" * 100_000)  # the system's error has no path
+        with pytest.raises(DiskError) as first, explained_disk_errors(tmp_path):  # an error with a path is not changed
             write_json(disk / "evaluation.json", {})
         assert str(disk / "evaluation.json") in str(first.value)
 
@@ -204,14 +204,14 @@ def test_a_command_on_a_full_disk_names_it(
 
 def test_a_run_that_does_not_fit_is_refused_before_it_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def not_yet(*_: object) -> None:
-        pytest.fail("it began to read")
+        pytest.fail("load began to read the source")
 
     monkeypatch.setattr("mnist_tasks.load.fetch", not_yet)
     with small_disk(tmp_path / "disk", "150M") as disk:
         workspace = Workspace(disk)
         workspace.prepare()
 
-        # 70,000 images of 785 + 3,136 bytes, and 5 MB for the run and the version.
+        # 70,000 images of 785 + 3,136 bytes each, and 5 MB for the run and the version.
         with pytest.raises(
             InputError, match=r"datasets has too little space: a run needs 279\.5 MB more, but 157\.3 of"
         ):
@@ -221,7 +221,7 @@ def test_a_run_that_does_not_fit_is_refused_before_it_reads(tmp_path: Path, monk
 def test_with_batches_only_the_copy_that_is_merged_is_asked_for_at_first(
     npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On the second night the merged images lie there already, and MNIST alone has no folder of its own."""
+    """On the second night the merged dataset exists already, but there is no folder for MNIST alone."""
 
     class ReadError(Exception):
         pass
@@ -242,7 +242,7 @@ def test_with_batches_only_the_copy_that_is_merged_is_asked_for_at_first(
 
 
 def test_a_run_that_fits_is_not_refused(tmp_path: Path) -> None:
-    """Just so: with a few MB more than is asked for; and again when the images lie there, and little else is needed."""
+    """A run starts with a few MB more than it needs; once the images are on the disk, it needs little more."""
     with small_disk(tmp_path / "disk", "282M") as disk:
         workspace = Workspace(disk)
         workspace.prepare()
@@ -253,7 +253,7 @@ def test_a_run_that_fits_is_not_refused(tmp_path: Path) -> None:
 
         assert load("builtin", workspace.datasets, **options).reused
 
-        # The raw images alone lie there, and there is no room for the others.
+        # Only the raw images are on the disk, and there is no space for the normalized ones.
         normalized = workspace.dataset(digest) / "x_train_normalized.npy"
         normalized.unlink()
         (disk / "other").write_bytes(b"\0" * 100_000_000)
@@ -268,7 +268,7 @@ def test_a_small_source_needs_little_and_its_own_size_is_what_counts(npz: Path, 
         options: dict[str, Any] = {"run": workspace.run("first"), "models": workspace.models}
         (disk / "filler").write_bytes(b"\0" * (shutil.disk_usage(disk).free - 10_000_000))
 
-        # There are 2 MB of raw images on the disk by then, and they are compared with MNIST's, which are 55 MB.
+        # The disk holds 2 MB of raw images by then. They are compared with MNIST's images, which take 55 MB.
         with pytest.raises(InputError, match=r"datasets has too little space: a run needs 60\.0 MB more, but 8\.0 of"):
             load(str(npz), workspace.datasets, **options)
         assert [path.name for path in workspace.datasets.iterdir()] == [".lock"]
@@ -288,4 +288,4 @@ def test_what_an_image_takes_is_what_is_computed_with(npz: Path, tmp_path: Path)
     assert space_for_dataset(2500, folder) == 0
     assert space_for_dataset(2500, folder, whole=False) == 2500 * RAW
     arrays = sum(path.stat().st_size for path in folder.glob("*.npy"))
-    assert arrays == 2500 * (RAW + NORMALIZED) + 6 * 128  # and the headers
+    assert arrays == 2500 * (RAW + NORMALIZED) + 6 * 128  # each file has a header

@@ -1,4 +1,4 @@
-"""Which errors are retried."""
+"""Temporary system errors are retried; errors that need a person are not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The user's own settings of Keras and matplotlib change no weight, no figure and no night."""
+"""The user's own settings of Keras and matplotlib change no weight and no figure, and break no run."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ CNN = {"architecture": "cnn-2", "batch_size": 100, "precision": "mixed_bfloat16"
 
 
 def in_a_process(script: str, *arguments: str, **settings: str) -> str:
-    """What a script prints in a new Python with these environment variables as well."""
+    """Run a script in a new Python process with additional environment variables and return what it prints."""
     command = [sys.executable, "-c", script, *arguments]
     result = subprocess.run(command, env={**os.environ, **settings}, cwd=PROJECT, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr[-2000:]
@@ -40,7 +40,7 @@ def in_a_process(script: str, *arguments: str, **settings: str) -> str:
 
 @pytest.fixture
 def hostile(tmp_path: Path) -> dict[str, str]:
-    """The environment of a user who has set all of it, in files and in variables."""
+    """The environment of a user with settings for both libraries, in files and in variables."""
     home = tmp_path / "hostile"
     (home / ".keras").mkdir(parents=True)
     (home / ".keras" / "keras.json").write_text(
@@ -92,7 +92,7 @@ def test_a_keras_json_that_ends_the_import_of_keras_ends_no_task(content: str | 
 
 
 def test_keras_on_another_backend_is_named() -> None:
-    """As in a notebook that has imported it before."""
+    """A notebook may have imported Keras with another backend before."""
     script = (
         "import keras; keras.config.backend = lambda: 'jax'\n"
         "from mnist_tasks.system.errors import InputError\n"

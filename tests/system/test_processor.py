@@ -1,4 +1,4 @@
-"""What is known of the processor, on the kinds that people have."""
+"""The processor is detected correctly on x86, on ARM and on systems without /proc/cpuinfo."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def fresh() -> Iterator[None]:
 
 
 def runs_on(cpuinfo: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have the system describe another processor, or none, as macOS does."""
+    """Make the system describe another processor, or no processor at all, as on macOS."""
 
     def read_text(path: Path, encoding: str) -> str:
         assert (str(path), encoding) == ("/proc/cpuinfo", "utf-8")

@@ -1,4 +1,4 @@
-"""TensorFlow works as before, in less memory."""
+"""The memory-saving import of TensorFlow takes less memory and computes the same results."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ print(float(tf.linalg.det(tf.eye(3) * 2)), peak_memory_mb())
 
 
 def imported(how: str) -> list[float]:
-    """The result of a calculation after the import, and the peak memory in MB."""
+    """Return the result of a calculation after the import and the peak memory in MB."""
     output = subprocess.run([sys.executable, "-c", SCRIPT, how], check=True, capture_output=True, text=True).stdout
     return [float(word) for word in output.split()]
 

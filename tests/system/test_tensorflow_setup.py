@@ -1,4 +1,4 @@
-"""What surrounds a task: its report, TensorFlow's native log, and crashes that end the process."""
+"""The setup around a task: its report, TensorFlow's native log, and crashes that end the process."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_native_lines_get_their_level(severity: str, text: str, level: int) -> N
 
 
 def python(script: str) -> subprocess.CompletedProcess[str]:
-    """Run a script in a process that logs to standard output, as no task process logs to file descriptor 2."""
+    """Run a script in a process that logs to standard output, because no task process logs to file descriptor 2."""
     header = (
         "import ctypes, logging, os, signal, sys\n"
         "from mnist_tasks.system.tensorflow_setup import tensorflow_in_airflow\n"
@@ -71,7 +71,7 @@ def test_other_lines_are_logged_and_standard_error_is_given_back() -> None:
 
 @pytest.mark.parametrize("when", ["inside", "after"])
 def test_a_native_crash_prints_its_stack_and_ends_the_process(when: str) -> None:
-    """Under the handler that Airflow's DAG parser leaves, this would spin for ever."""
+    """The process would loop for ever under the signal handler that Airflow's DAG parser leaves behind."""
     crash = "ctypes.string_at(0)"
     result = python(
         "signal.signal(signal.SIGSEGV, lambda *_: None)\n"
@@ -84,7 +84,7 @@ def test_a_native_crash_prints_its_stack_and_ends_the_process(when: str) -> None
 
 
 def test_a_gpu_is_named_and_its_memory_taken_as_needed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a stand-in for TensorFlow's view of the devices, as most machines that run the tests have no GPU."""
+    """The list of TensorFlow's devices is faked, because most machines that run the tests have no GPU."""
     import tensorflow as tf
 
     gpu = tf.config.PhysicalDevice("/physical_device:GPU:0", "GPU")

@@ -1,4 +1,4 @@
-"""A training that is killed goes on where it was and ends with the same bits; what cannot be gone on with is said."""
+"""A killed training continues and ends with the same bits; a checkpoint that cannot be used is reported."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def digest(output: str) -> str:
 
 @pytest.mark.slow
 def test_a_training_that_is_killed_again_and_again_ends_with_the_same_bits(dataset: Path, workspace: Workspace) -> None:
-    """SIGKILL at random moments after the first epoch line of each try; the seed is in the output of a failure."""
+    """Each try gets a SIGKILL at a random moment after its first epoch line. A failure shows the seed."""
     seed = int(time.time())
     moments = random.Random(seed)  # noqa: S311
     uninterrupted, _ = start(dataset, workspace.run("whole")).communicate(timeout=600)
@@ -62,7 +62,7 @@ def test_a_training_that_is_killed_again_and_again_ends_with_the_same_bits(datas
         assert any(line.startswith("epoch ") for line in process.stdout)
         time.sleep(moments.uniform(0, 0.15))
         process.kill()
-        assert "digest" not in process.communicate()[0], "it was done before it was killed"
+        assert "digest" not in process.communicate()[0], "the training ended before it was killed"
     output, _ = start(dataset, run).communicate(timeout=600)
 
     assert "continuing after epoch" in output, seed
@@ -73,7 +73,7 @@ def test_a_training_that_is_killed_again_and_again_ends_with_the_same_bits(datas
 
 @pytest.fixture
 def interrupted(dataset: Path, workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of a run that stopped after its second of three epochs."""
+    """The folder of a run that stopped after the second of three epochs."""
     run = workspace.run("interrupted")
     save = Checkpoint.save
 
@@ -127,7 +127,7 @@ def test_a_checkpoint_of_another_dataset_is_refused(
 def test_a_disk_that_fills_up_later_keeps_the_last_checkpoint(
     dataset: Path, run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """No `InputError`, so that the DAG retries; the retry goes on from the checkpoint on the full disk."""
+    """The error is no `InputError`, so the DAG retries; the retry continues from the last checkpoint."""
     caplog.set_level(logging.INFO)
     with small_disk(tmp_path / "small", "6M") as folder:
         save = Checkpoint.save

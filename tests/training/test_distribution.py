@@ -1,4 +1,4 @@
-"""Several devices give the result of one, up to the order of summation; and what cannot be split is refused."""
+"""Several devices give the result of one device up to the order of summation; an uneven batch is refused."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def single(dataset: Path, workspace: Workspace) -> Path:
 
 
 def check_same(run: Path, single: Path) -> None:
-    """The weights agree to float32's rounding, the metrics of each epoch too."""
+    """Check that the weights and the metrics of each epoch agree up to float32 rounding."""
     one, other = (keras.saving.load_model(folder / "model.keras") for folder in (run, single))
     for mine, theirs in zip(one.weights, other.weights, strict=True):
         assert np.allclose(mine, theirs, atol=1e-4)

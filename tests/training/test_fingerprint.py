@@ -1,4 +1,4 @@
-"""The fingerprint of a training: when the champion could only be made again, and when that may not be said."""
+"""The fingerprint of a training tells when a new training could only give the champion again, and when not."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from mnist_tasks.training.provenance import kernel_variables
 from mnist_tasks.workspace import Workspace
 from tests.helpers import ANYTHING, LENIENT
 
-CONFIG = TrainConfig(epochs=3)  # that of the fixture `run`
+CONFIG = TrainConfig(epochs=3)  # the configuration of the fixture `run`
 
 
 class Night:
@@ -52,7 +52,7 @@ class Night:
         promote(run, self.workspace.models, policy)
 
     def other(self, name: str, **changed: str) -> Path:
-        """A run like the first, trained from something else."""
+        """Make a run like the first one with another fingerprint."""
         run = Path(shutil.copytree(self.first, self.first.with_name(name)))
         training = json.loads((run / "training.json").read_text())
         training["fingerprint"] |= changed
@@ -63,18 +63,18 @@ class Night:
         return run
 
     def ends(self, config: TrainConfig = CONFIG, policy: GateConfig = LENIENT, digest: str | None = None) -> str | None:
-        """The reason why tonight trains nothing."""
+        """Return the reason why tonight's run does not train, or None if it trains."""
         return unchanged(digest or self.digest, config, policy, self.workspace.run("tonight"), self.workspace.models)
 
     def change(self, name: str, **changed: Any) -> None:
-        """Rewrite a document of the champion, as if it had been published so."""
+        """Change a document of the champion as if it had been published like this."""
         path = self.champion.folder / name
         document = {key: value for key, value in {**json.loads(path.read_text()), **changed}.items() if value != "gone"}
         path.write_text(json.dumps(document))
         if name == "decision.json":
             digests = self.champion.metadata().sha256
             self.change("metadata.json", sha256={**digests, name: sha256(path)})
-        self.models.history_file.path.unlink(missing_ok=True)  # it has the digest of the metadata
+        self.models.history_file.path.unlink(missing_ok=True)  # it holds the digest of the old metadata
 
 
 @pytest.fixture
@@ -220,18 +220,18 @@ def test_a_champion_of_before_the_fingerprint_or_by_force_is_a_reason_to_train(
 def test_after_a_rollback_it_is_the_restored_models_fingerprint_that_counts(night: Night) -> None:
     bad = night.other("bad", dataset="b" * 64)
     night.promote(bad)
-    assert night.ends() is None  # the first one's data, but it is champion no more
+    assert night.ends() is None  # the data of the first version, which is no longer champion
     assert night.ends(digest="b" * 64)
 
     roll_back(night.models, reason="it was bad", published_by="Ada", smoke_test=lambda _: None)
 
     assert night.champion.metadata().restores == 1
     assert night.ends()
-    assert night.ends(digest="b" * 64) is None  # the bad night's data again: the gate must judge what they give
+    assert night.ends(digest="b" * 64) is None  # the data of the bad night: the gate must judge the result
 
 
 def test_a_run_that_has_published_nothing_leaves_no_fingerprint(night: Night) -> None:
-    """As one that failed, was rejected, or was approved by a person and could not be published."""
+    """This holds for a run that failed, was rejected, or was approved by a person but could not be published."""
     failed = night.other("failed", dataset="f" * 64)
     (failed / "evaluation.json").unlink()
 
@@ -274,7 +274,7 @@ OTHER = "d" * 64  # another night's data
 
 
 class After:
-    """The nights after one whose candidate, from other data, was rejected."""
+    """A workspace with a rejected candidate from other data, and the nights after the rejection."""
 
     def __init__(self, night: Night, approval: Approval | None = None, policy: GateConfig = STRICT) -> None:
         self.night, self.policy = night, policy
@@ -305,7 +305,7 @@ def test_a_night_like_the_one_that_was_rejected_ends_and_says_so(night: Night) -
 
 def test_a_rejection_that_a_night_went_without_training_for_is_still_the_last(night: Night) -> None:
     after = After(night)
-    shutil.rmtree(after.run)  # as a tidy night may
+    shutil.rmtree(after.run)  # a later run may tidy up
 
     assert after.ends()
     assert after.ends()

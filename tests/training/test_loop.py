@@ -1,4 +1,4 @@
-"""The training loop does what `keras.Model.fit` does, batch for batch."""
+"""The training loop gives the same results as `keras.Model.fit` on the same batches."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from mnist_tasks.training import loop as fit_module
 from mnist_tasks.training.loop import StepRunner, fit
 from tests.helpers import Array
 
-IMAGES = 1000  # of the slice: with batches of 32, the last one of an epoch is smaller
+IMAGES = 1000  # with batches of 32, the last batch of an epoch is smaller
 SEED = 7
 
 
@@ -50,7 +50,7 @@ def new_model(optimizer: Any, *, batch_normalization: bool = False) -> keras.Mod
 
 
 def batches(images: Array, labels: Array) -> Iterator[tuple[Array, Array]]:
-    """The batches of two epochs in the order in which the loop takes them, for `keras.Model.fit`."""
+    """Yield the batches of two epochs for `keras.Model.fit`, in the order in which the loop takes them."""
     for epoch in (1, 2):
         order = np.random.default_rng([SEED, epoch]).permutation(IMAGES)
         for start in range(0, IMAGES, 32):
@@ -83,7 +83,7 @@ def test_equals_keras_fit_on_the_same_batches(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(fit_module, "FIRST_CALL_STEPS", steps)
-    monkeypatch.setattr(fit_module, "CALL_SECONDS", 0)  # calls grow no longer
+    monkeypatch.setattr(fit_module, "CALL_SECONDS", 0)  # the number of steps per call does not grow
     ours = new_model(optimizer(), batch_normalization=batch_normalization)
     theirs = new_model(optimizer(), batch_normalization=batch_normalization)
 
@@ -162,7 +162,7 @@ def test_streaming_leaves_no_page_of_a_memory_map_in_the_process(tmp_path: Path)
     assert resident() < before + 10
     assert sorted(copy[:, 5, 5]) == list(range(20_000))
     mapped.sum()
-    assert resident() > before + 50  # so that the test can fail
+    assert resident() > before + 50  # proves that the test can fail
 
 
 def test_memory_that_cannot_hold_the_batches_is_refused(images: Array, labels: Array) -> None:
@@ -194,7 +194,7 @@ def test_a_graph_call_takes_about_a_second_on_a_slow_machine_too(
     steps: list[int] = []
 
     def clock() -> float:
-        """Runs only while the model is trained."""
+        """Return a time that advances only while the model is trained."""
         steps.append(int(model.optimizer.iterations))
         return sum(map(seconds_of_step, range(steps[-1])))
 
@@ -202,7 +202,7 @@ def test_a_graph_call_takes_about_a_second_on_a_slow_machine_too(
     train(model, images, labels, batch_size=8)
 
     assert [after - before for before, after in itertools.pairwise(steps) if after > before] == calls
-    # A line each half minute.
+    # One line every half minute.
     assert [int(line.split(" %")[0]) for line in caplog.messages if " % of the images, loss " in line] == percent
 
 
@@ -261,7 +261,7 @@ def test_batch_normalization_is_that_of_keras_but_for_an_unbiased_variance() -> 
 
 
 def test_shifts_move_each_image_as_a_whole_and_evenly(images: Array) -> None:
-    bordered = np.pad(images[:, 4:-4, 4:-4], ((0, 0), (4, 4), (4, 4)))  # so that nothing is moved out
+    bordered = np.pad(images[:, 4:-4, 4:-4], ((0, 0), (4, 4), (4, 4)))  # no digit is moved out of the image
     layer = keras_layers.RandomShift(2, seed=3)
 
     moved = np.asarray(layer(bordered, training=True))
@@ -349,7 +349,7 @@ def test_keras_own_augmentation_dropout_and_metrics_train_the_same_twice(images:
 def test_moving_averages_of_the_weights_are_in_place_when_the_last_epoch_is_yielded(
     images: Array, labels: Array
 ) -> None:
-    """So that a caller who takes just so many epochs has them, and a checkpoint after the last one holds them."""
+    """A caller who takes exactly that many epochs gets the averages, and the last checkpoint holds them."""
     model = new_model(keras.optimizers.SGD(0.1, use_ema=True, ema_momentum=0.9))
     epochs = fit(model, images, labels, batch_size=32, epochs=2, seed=SEED)
 
