@@ -3,8 +3,9 @@
 Usage: python -m benchmarks.training [SEEDS [JSON FILE [WORD...]]]. Measures what has one of the words in its name, or
 everything without words: in turn, a process each, once for each seed. The wall time is that of the training, tracing
 and compiling included. PyTorch and JAX (with optax) train the network of each recipe, run by the Python that the
-environment variable PEERS names; they are left out without it. Times on a shared machine mean little; their ratio to
-the plain script's, taken seed by seed, does.
+environment variable PEERS names; they are left out without it. With AVX2=1 in the environment all are told to use no
+instructions beyond AVX2, as on a processor without AVX512 and bfloat16. Times on a shared machine mean little; their
+ratio to the plain script's, taken seed by seed, does.
 """
 
 from __future__ import annotations
@@ -35,6 +36,15 @@ from mnist_tasks.training.architectures import ARCHITECTURES
 from mnist_tasks.workspace import PROJECT
 
 PLAIN = "plain script: fit"
+# How to make each library go without newer instructions. TensorFlow does not use oneDNN by itself on such a processor.
+WITHOUT_AVX512 = {
+    "ONEDNN_MAX_CPU_ISA": "AVX2",
+    "ATEN_CPU_CAPABILITY": "avx2",
+    "MKL_ENABLE_INSTRUCTIONS": "AVX2",
+    "XLA_FLAGS": "--xla_cpu_max_isa=AVX2",
+}
+EMULATED = os.environ.get("AVX2") == "1"
+
 MARKS = (0.978, 0.990, 0.994, 0.996)
 
 Result = dict[str, Any]
@@ -44,7 +54,8 @@ def train_recipe(recipe: str, seed: int, dataset_folder: Path) -> Result:
     """Train in this process; besides the result, the floating-point operations a second, in units of 10^9."""
     from mnist_tasks.train import train
 
-    config = RunConfig.from_parameters({"recipe": recipe, "seed": seed}).training
+    given = {"precision": "float32"} if EMULATED else {}
+    config = RunConfig.from_parameters({"recipe": recipe, "seed": seed, **given}).training
     dataset = Dataset(dataset_folder)
     with tempfile.TemporaryDirectory() as run:
         trained = train(dataset_folder, config, Path(run))
@@ -112,16 +123,21 @@ def peer_recipe(recipe: str, seed: int) -> dict[str, Any]:
     return {**config.model_dump(include=set(names)), "one_cycle": config.schedule == "one_cycle", "blocks": blocks}
 
 
-def run(command: list[str]) -> Result:
+def run(name: str, command: list[str]) -> Result:
+    environment = {**os.environ, **(WITHOUT_AVX512 if EMULATED else {})}
+    if EMULATED and not name.startswith("recipe"):
+        environment["TF_ENABLE_ONEDNN_OPTS"] = "0"
     output = subprocess.run(
-        command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=PROJECT
+        command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=PROJECT, env=environment
     ).stdout
     result: Result = json.loads(output.splitlines()[-1])
     return result
 
 
 def main(seeds: int, path: Path | None, words: Sequence[str]) -> None:
-    host = machine()
+    host = machine() | {"told to use no more than": "AVX2" if EMULATED else "all"}
+    if EMULATED:
+        print("no instructions beyond AVX2 are used")
     results: dict[str, list[Result]] = {}
     with tempfile.TemporaryDirectory() as home:
         dataset = Path(home) / load("builtin", Path(home)).digest
@@ -130,7 +146,7 @@ def main(seeds: int, path: Path | None, words: Sequence[str]) -> None:
             for name, command in commands(seed, dataset).items():
                 if words and name != PLAIN and not any(word in name for word in words):
                     continue
-                results.setdefault(name, []).append(run(command))
+                results.setdefault(name, []).append(run(name, command))
     report(dict(results), seeds)
     if path:
         path.write_text(json.dumps({"machine": host, "seeds": seeds, "results": results}, indent=2))

@@ -57,11 +57,14 @@ def cnn(config: TrainConfig, *, training: bool, blocks: tuple[tuple[int, ...], .
     dtype = config.precision if training else "float32"
     normalization = keras_layers.BatchNormalization if training else keras.layers.BatchNormalization
     layers: list[keras.Layer] = [keras.layers.Reshape((*IMAGE_SHAPE, 1), dtype=dtype)]
-    convolution, options = partial(keras.layers.Conv2D, padding="same", use_bias=False, dtype=dtype), (6, 2)
+    form = {"padding": "same", "use_bias": False, "dtype": dtype}
+    convolution, options = partial(keras.layers.Conv2D, **form), (6, 2)
+    faster = training and not _has_gpu()
+    same_size = partial(keras_layers.Conv2D if faster else keras.layers.Conv2D, **form)
     for block in blocks:
         for index, filters in enumerate(block, start=1):
             layers.append(convolution(filters, *options))
-            options = (3, 1)
+            convolution, options = same_size, (3, 1)
             if index == len(block):
                 layers.append(keras.layers.MaxPooling2D(dtype=dtype))
             layers.append(normalization(momentum=0.9, dtype=dtype))

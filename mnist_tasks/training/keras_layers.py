@@ -12,6 +12,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+SMALL_IMAGE = 7  # pixels on a side
+
 
 class _FusedUpdate:
     """Adam's update as one kernel per variable instead of a dozen operations, with Keras' slots and formula."""
@@ -47,6 +49,32 @@ class Adam(_FusedUpdate, keras.optimizers.Adam):
 
 class AdamW(_FusedUpdate, keras.optimizers.AdamW):
     """`keras.optimizers.AdamW`, faster."""
+
+
+class Conv2D(keras.layers.Conv2D):
+    """`keras.layers.Conv2D` with stride 1 and padding `same`, without bias, with a faster gradient in bfloat16.
+
+    oneDNN's operation for the gradient of the kernel runs at half the speed of a convolution. But this gradient is a
+    convolution: of the inputs with the gradient of the outputs, in which the images take the part of the channels. On
+    small images that is faster; in float32 it is not.
+    """
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        if self.compute_dtype != "bfloat16" or inputs.shape[1] > SMALL_IMAGE:
+            return super().call(inputs)
+        return _convolve(inputs, tf.convert_to_tensor(self.kernel))
+
+
+@tf.custom_gradient  # type: ignore[untyped-decorator]
+def _convolve(images: tf.Tensor, kernel: tf.Tensor) -> tuple[tf.Tensor, Any]:
+    def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        by_image = tf.nn.conv2d_transpose(upstream, kernel, tf.shape(images), 1, "SAME")
+        height, width = ((size - 1) // 2 for size in kernel.shape[:2])
+        padded = tf.pad(images, [[0, 0], [height, height], [width, width], [0, 0]])
+        by_kernel = tf.nn.conv2d(tf.transpose(padded, [3, 1, 2, 0]), tf.transpose(upstream, [1, 2, 0, 3]), 1, "VALID")
+        return by_image, tf.transpose(by_kernel, [1, 2, 0, 3])
+
+    return tf.nn.conv2d(images, kernel, 1, "SAME"), gradient
 
 
 class BatchNormalization(keras.layers.BatchNormalization):

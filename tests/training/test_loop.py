@@ -379,3 +379,23 @@ def test_the_remainder_counts_with_its_own_size(images: Array, labels: Array) ->
     loss, accuracy = model.evaluate(images, labels, verbose=0)
     assert epoch.metrics == pytest.approx({"loss": loss, "accuracy": accuracy}, rel=1e-4)
     assert epoch.images_per_second == pytest.approx(IMAGES / epoch.seconds, rel=0.01)
+
+
+@pytest.mark.parametrize("side", [3, 7])
+def test_a_convolution_in_bfloat16_has_the_gradients_of_keras_own(side: int) -> None:
+    images = tf.random.stateless_normal([8, side, side, 4], [1, 2])
+    layers = [kind(6, 3, padding="same", use_bias=False) for kind in (keras_layers.Conv2D, keras.layers.Conv2D)]
+    layers[0].dtype_policy = "mixed_bfloat16"
+    found = []
+    for layer in layers:
+        layer.build(images.shape)
+        layer.kernel.assign(tf.random.stateless_normal([3, 3, 4, 6], [3, 4]))
+        with tf.GradientTape() as tape:
+            tape.watch(images)
+            outputs = tf.cast(layer(images), tf.float32)
+            loss = tf.reduce_sum(outputs * tf.random.stateless_normal(outputs.shape, [5, 6]))
+        found.append([outputs, *tape.gradient(loss, [images, layer.kernel.value])])
+
+    for ours, expected in zip(*found, strict=True):
+        assert ours.shape == expected.shape
+        assert np.allclose(ours, expected, atol=0.02 * np.abs(expected).max())  # bfloat16 has 8 bits of precision
