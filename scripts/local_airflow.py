@@ -157,6 +157,8 @@ def local_airflow(
             f"MNIST_HOME: Airflow would read {workspace.root} as {os.path.expandvars(workspace.root)}; "
             "name a folder without $ in its path"
         )
+    if "?" in str(home) and sys.platform != "linux":
+        raise LaunchError(f"MNIST_HOME: SQLite would end the path {workspace.root} at its ?; name a folder without one")
     for name in unusable_proxies(os.environ):
         print(f"{name} is ignored: httpx, which reads the data sources, does not support such a proxy", file=sys.stderr)
     home.mkdir(parents=True, exist_ok=True, mode=0o700)

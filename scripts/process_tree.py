@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import signal
+import sys
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -36,8 +37,11 @@ def stop_on_signals() -> None:
 
 
 def become_subreaper() -> None:
-    """Adopt the processes that a service leaves behind, so that `stop_descendants` finds them."""
-    if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
+    """Adopt the processes that a service leaves behind, so that `stop_descendants` finds them.
+
+    Only Linux can do that. Elsewhere `stop_trees` still stops all that it has seen below a service.
+    """
+    if sys.platform == "linux" and ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER, 1)")
 
 

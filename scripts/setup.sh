@@ -24,6 +24,12 @@ pip() {
     .venv/bin/python -I -m pip --quiet --disable-pip-version-check "$@"
 }
 
+case $(uname -s)-$(uname -m) in
+    Linux-x86_64 | Linux-aarch64 | Linux-arm64 | Darwin-arm64) ;;
+    Darwin-*) fail "TensorFlow 2.21 does not run on a Mac with an Intel processor; use Linux in a virtual machine or a container" ;;
+    MINGW* | MSYS* | CYGWIN*) fail "Airflow does not run on Windows; install WSL (wsl --install) and run make there" ;;
+    *) fail "$(uname -s) on $(uname -m) is not supported; use Linux on x86-64 or Arm, or macOS on Apple silicon" ;;
+esac
 here=$(pwd -P)
 for_what="$here $(kind .venv/bin/python)"
 wanted=$for_what
@@ -34,7 +40,7 @@ if [ "$(cat .venv/made-for 2>/dev/null)" = "$wanted" ] && [ "$for_what" = "$want
     if [ "$(cat "$stamp" 2>/dev/null)" = "$content" ]; then exit 0; fi
 else
     "$python" -I -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null ||
-        fail "$python is missing or is not Python 3.10 to 3.13; name another one with PYTHON=python3.11"
+        fail "$python is missing or is not Python 3.10 to 3.13, which TensorFlow has releases for; name another one with PYTHON=python3.11"
     if [ -e .venv ]; then
         echo "the virtual environment in .venv belongs to another folder or Python; making it anew"
     else

@@ -9,6 +9,7 @@ from __future__ import annotations
 import getpass
 import os
 import secrets
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,12 +45,14 @@ def surroundings(given: Mapping[str, str], home: Path, port: int, passwords: Pat
         for name, value in given.items()
         if not name.startswith(FOREIGN) and name not in FOREIGN_NAMES and name.lower() not in (*PROXIES, "no_proxy")
     }
-    return {**kept, **_text(), **_person(given, home), **proxies(given), **_airflow(home, port, passwords)}
+    # macOS ends a process that has forked, as Airflow's do for each task, at its first call of Objective-C.
+    fork = {"OBJC_DISABLE_INITIALIZE_FORK_SAFETY": "YES"} if sys.platform == "darwin" else {}
+    return {**kept, **fork, **_text(), **_person(given, home), **proxies(given), **_airflow(home, port, passwords)}
 
 
 def _text() -> dict[str, str]:
     """Use UTF-8 and a decimal point, whatever the user's locale is."""
-    return {"PYTHONUTF8": "1", "LC_ALL": "C.UTF-8"}
+    return {"PYTHONUTF8": "1", "LC_ALL": "en_US.UTF-8" if sys.platform == "darwin" else "C.UTF-8"}
 
 
 def _person(given: Mapping[str, str], home: Path) -> dict[str, str]:
@@ -145,8 +148,8 @@ def database_url(path: Path) -> str:
     """Return SQLAlchemy's URL of an SQLite file.
 
     A `?` would end the path in the URL, and Airflow accepts no escaped form of it. So if the path of the folder has a
-    `?`, the URL names the folder by a file descriptor that this process keeps open.
+    `?`, the URL names the folder by a file descriptor that this process keeps open. Only Linux can do that.
     """
-    if "?" in str(path):
+    if "?" in str(path) and sys.platform == "linux":
         path = Path(f"/proc/{os.getpid()}/fd/{os.open(path.parent, os.O_PATH | os.O_DIRECTORY)}") / path.name
     return f"sqlite:///{path}"

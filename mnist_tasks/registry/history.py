@@ -18,6 +18,7 @@ from mnist_tasks.system.errors import ModelError
 from mnist_tasks.system.files import (
     explained_read_errors,
     fsync,
+    fsync_descriptor,
     is_conclusive,
     sha256,
     write_atomically,
@@ -57,7 +58,7 @@ class History:
                     file.write(b"\n")
             file.write(_line(event).encode())
             file.flush()
-            os.fsync(file.fileno())
+            fsync_descriptor(file.fileno())
         fsync(self.path.parent)
 
     def replace(self, events: Iterable[HistoryEvent]) -> Path:
@@ -67,7 +68,7 @@ class History:
             with aside.open("ab") as file:
                 file.writelines(line + b"\n" for line in damaged)
                 file.flush()
-                os.fsync(file.fileno())
+                fsync_descriptor(file.fileno())
         text = "".join(map(_line, events))
         write_atomically(self.path, lambda temporary: write_text(temporary, text))
         return aside

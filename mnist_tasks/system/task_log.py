@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import logging
 import re
+import resource
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -54,8 +56,10 @@ def best_effort(picture: str) -> Iterator[None]:
 def peak_memory_mb() -> float:
     """The largest resident set that this process has had since it was forked or started, in MB (10^6 bytes).
 
-    It is not `ru_maxrss`, which begins with the peak of the process that started this one.
+    On Linux it is not `ru_maxrss`, which begins with the peak of the process that started this one.
     """
+    if sys.platform == "darwin":
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6  # bytes there
     status = Path("/proc/self/status").read_text(encoding="utf-8")
     (kibibytes,) = re.findall(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE)
     return int(kibibytes) * 1024 / 1e6

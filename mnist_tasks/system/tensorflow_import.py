@@ -78,14 +78,16 @@ def _import_tensorflow() -> None:
     if spec is None or not spec.submodule_search_locations:
         return
     folder = Path(spec.submodule_search_locations[0]).resolve()  # as the kernel names mappings
+    small = sys.platform == "linux"  # where the kernel lists the mappings
     for name in LIBRARIES:
-        if (folder / name).exists():
+        if small and (folder / name).exists():
             ctypes.CDLL(str(folder / name))
             unmap_clean_pages(folder)
     with _without_garbage_collection(), _lazy_pyplot():
         import tensorflow  # noqa: F401
 
-    unmap_clean_pages(folder)
+    if small:
+        unmap_clean_pages(folder)
 
 
 @contextmanager

@@ -61,7 +61,7 @@ def use_devices(device: str = "auto") -> str:
             tf.config.experimental.set_memory_growth(gpu, True)
         return f"GPU {tf.config.experimental.get_device_details(gpus[0]).get('device_name', gpus[0].name)}"
     tf.config.set_visible_devices([], "GPU")
-    return f"CPU ({len(os.sched_getaffinity(0))} cores)"
+    return f"CPU ({processor.cores()} cores)"
 
 
 def precision(asked: str, device: str) -> str:

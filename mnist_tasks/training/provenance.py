@@ -84,6 +84,6 @@ def hardware() -> dict[str, Any]:
         "machine": platform.machine(),
         "processor": processor.name(),
         "flags": sorted(processor.flags()),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": processor.cores(),
         "memory_bytes": psutil.virtual_memory().total,
     }

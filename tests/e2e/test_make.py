@@ -225,6 +225,35 @@ def test_a_set_up_that_fails_is_no_rejection(checkout: Path, tmp_path: Path) -> 
     assert (result.returncode, "set-up failed" in result.stderr) == (FAILED, True)
 
 
+@pytest.mark.parametrize(
+    ("system", "machine", "words"),
+    [
+        ("MINGW64_NT-10.0-22631", "x86_64", "Airflow does not run on Windows; install WSL"),
+        ("Darwin", "x86_64", "does not run on a Mac with an Intel processor; use Linux"),
+        (
+            "FreeBSD",
+            "amd64",
+            "FreeBSD on amd64 is not supported; use Linux on x86-64 or Arm, or macOS on Apple silicon",
+        ),
+    ],
+)
+def test_a_system_that_is_not_supported_is_refused_at_once(
+    system: str, machine: str, words: str, tmp_path: Path
+) -> None:
+    uname = tmp_path / "uname"
+    uname.write_text(f'#!/bin/sh\n[ "$1" = -s ] && echo {system} || echo {machine}\n')
+    uname.chmod(0o755)
+    (tmp_path / "requirements.txt").touch()
+    command = ["sh", str(PROJECT / "scripts" / "setup.sh"), "requirements.txt", "ready"]
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+
+    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+
+    assert result.returncode == 2
+    assert words in result.stderr
+    assert not (tmp_path / ".venv").exists()
+
+
 def test_a_package_of_another_content_than_was_locked_is_not_installed(checkout: Path, tmp_path: Path) -> None:
     copy = tmp_path / "tampered"
     shutil.copytree(checkout, copy, symlinks=True, ignore=shutil.ignore_patterns(".venv"))
