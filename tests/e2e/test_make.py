@@ -225,6 +225,19 @@ def test_a_set_up_that_fails_is_no_rejection(checkout: Path, tmp_path: Path) -> 
     assert (result.returncode, "set-up failed" in result.stderr) == (FAILED, True)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("python", ["3.10", "3.11", "3.12", "3.13"])
+@pytest.mark.parametrize("platform", ["x86_64-manylinux_2_28", "aarch64-manylinux_2_28", "aarch64-apple-darwin"])
+def test_the_lock_has_a_wheel_of_each_package_for_every_platform(platform: str, python: str) -> None:
+    command = [sys.executable, "-m", "uv", "pip", "compile", "--only-binary", ":all:", "requirements.txt"]
+    options = ["--python-platform", platform, "--python-version", python, "--no-header", "--no-annotate"]
+
+    result = subprocess.run([*command, *options], cwd=PROJECT, capture_output=True, text=True, check=False)
+
+    assert result.returncode == 0, result.stderr
+    assert {"apache-airflow==3.3.2", "tensorflow==2.21.0"} <= set(result.stdout.split())
+
+
 @pytest.mark.parametrize(
     ("system", "machine", "words"),
     [
