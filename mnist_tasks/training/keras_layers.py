@@ -172,12 +172,12 @@ class SplitDense(keras.layers.Layer):
         def initial(half: slice) -> Callable[..., tf.Tensor]:
             return lambda _, dtype: self.initializer((inputs, self.units), dtype)[:, half]
 
-        sizes = [half.stop - half.start for half in self.halves]
-        self.kernels = [
-            self.add_weight((inputs, size), initial(half), name=f"kernel_{half.start}")
-            for size, half in zip(sizes, self.halves, strict=True)
-        ]
-        self.biases = [self.add_weight((size,), "zeros", name=f"bias_{size}") for size in sizes]
+        self.kernels, self.biases = [], []
+        for half in self.halves:
+            shape = (inputs, half.stop - half.start)
+            self.kernels.append(self.add_weight(shape, initial(half), name=f"kernel_{half.start}"))
+        for half in self.halves:
+            self.biases.append(self.add_weight((half.stop - half.start,), "zeros", name=f"bias_{half.start}"))
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         halves = [
