@@ -102,7 +102,7 @@ def skip_as_before(handed_on: XCom, run_id: str) -> None:
 
 @contextmanager
 def no_retry_for_bad_input() -> Iterator[None]:
-    """Around a task: fail at once if a retry would fail in the same way; name a full disk, wherever it was found."""
+    """Fail the task in the block at once if a retry would fail in the same way; name a full disk."""
     try:
         with explained_disk_errors(Workspace.from_environment().root, below=True):
             yield

@@ -24,7 +24,7 @@ PREFIX = "MNIST_"
 
 T = TypeVar("T")
 
-# Kubernetes adds these to the environment of a pod for each service whose name begins with mnist. They are no settings.
+# Kubernetes adds these to the environment of a pod for each service whose name begins with mnist.
 SERVICE_LINK = re.compile(r"MNIST_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)")
 
 

@@ -62,7 +62,7 @@ def table(header: Sequence[str], rows: Iterable[Iterable[Any]]) -> list[str]:
 
 @contextmanager
 def writing(models: ModelDirectory) -> Iterator[None]:
-    """Around a command that writes: if it fails, the message says who is champion now."""
+    """Add to the message of an error in the block, a command that writes, who is champion now."""
     try:
         with explained_disk_errors(models.root.parent, below=True):
             yield

@@ -33,7 +33,7 @@ COLUMNS = 8  # of the images in `worst_mistakes`
 
 @contextmanager
 def plain() -> Iterator[None]:
-    """Around drawing: use the settings that matplotlib comes with."""
+    """Use the settings that matplotlib comes with in the block."""
     with mpl.rc_context():
         mpl.rcdefaults()
         yield

@@ -43,7 +43,7 @@ class DiskError(OSError):
 
 @contextmanager
 def explained_disk_errors(path: Path, *, below: bool = False) -> Iterator[None]:
-    """Around writing: turn the errors of a full disk, the system's and TensorFlow's, into a `DiskError`.
+    """Turn the errors of a full disk in the block, the system's and TensorFlow's, into a `DiskError`.
 
     The free space is looked up before the caller removes what it has written so far.
 

@@ -27,7 +27,7 @@ def is_conclusive(error: BaseException) -> bool:
 
 @contextmanager
 def explained_read_errors(path: Path) -> Iterator[None]:
-    """Around reading a file: errors of the system name the path, and permission errors the way out."""
+    """Name the path in errors of the block, which reads a file, and the way out in permission errors."""
     try:
         yield
     except PermissionError as error:

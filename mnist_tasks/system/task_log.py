@@ -36,7 +36,7 @@ def log_resources(task: Callable[P, R]) -> Callable[P, R]:
 
 @contextmanager
 def log_group(log: logging.Logger, title: str) -> Iterator[None]:
-    """Around log lines that Airflow's UI folds into a group with this title."""
+    """Have Airflow's UI fold the log lines of the block into a group with this title."""
     log.info("::group::%s", title)
     try:
         yield
@@ -46,7 +46,7 @@ def log_group(log: logging.Logger, title: str) -> Iterator[None]:
 
 @contextmanager
 def best_effort(picture: str) -> Iterator[None]:
-    """Around drawing a picture that only people look at: if it fails, the error is logged and the task goes on."""
+    """Log an error in the block, which draws a picture that only people look at, and go on with the task."""
     try:
         yield
     except Exception as error:

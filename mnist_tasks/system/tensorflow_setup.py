@@ -123,7 +123,7 @@ def distribution(name: str) -> tf.distribute.Strategy:
 
 @contextmanager
 def tensorflow_in_airflow() -> Iterator[None]:
-    """Around a task that uses TensorFlow in an Airflow process: log native lines at their level, end after a crash.
+    """Run a task that uses TensorFlow in an Airflow process: log native lines at their level, end after a crash.
 
     Airflow logs everything from file descriptor 2 as errors, and TensorFlow's native code writes everything there. Here
     a thread reads it and logs it as `tensorflow`, at its own level. The process also inherits a Python handler for
