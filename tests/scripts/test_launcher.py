@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -208,9 +209,10 @@ def start(folder: Path, command: str, preparation: str = ":", **arguments: Any) 
         f"import sys; sys.path.insert(0, {str(PROJECT / 'scripts')!r})\nimport entry; entry.start()\n{command}"
     )
     shell = ["/bin/sh", "-c", f'{preparation}; exec "$@"', "sh"]
-    return subprocess.Popen(
-        [*shell, sys.executable, str(script)], text=True, **{"stderr": subprocess.DEVNULL, **arguments}
-    )
+    options: dict[str, Any] = {"stderr": subprocess.DEVNULL, **arguments}
+    # Under nohup the tests themselves ignore a hang-up, which a shell cannot undo.
+    options["preexec_fn"] = lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    return subprocess.Popen([*shell, sys.executable, str(script)], text=True, **options)
 
 
 class Api:
