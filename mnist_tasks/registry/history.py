@@ -79,6 +79,8 @@ class History:
             return []
         with explained_read_errors(self.path):
             content = self.path.read_bytes()
+        if not content:  # not a line that is empty
+            return []
         return [(line, _event(line)) for line in content.removesuffix(b"\n").split(b"\n")]
 
 

@@ -184,7 +184,7 @@ def test_a_copied_or_moved_checkout_runs_its_own_code(checkout: Path, tmp_path: 
 
     result = make(copy, "run")
     assert result.returncode == 0, result.stderr
-    assert "not of this folder and Python; making it anew" in result.stdout
+    assert "belongs to another folder or Python; making it anew" in result.stdout
     assert seen(result)["code"] == str(copy / "mnist_tasks" / "__init__.py")
 
     copy.rename(moved)

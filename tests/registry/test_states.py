@@ -287,3 +287,16 @@ Directory.TestCase.settings = settings(
     suppress_health_check=list(HealthCheck),
 )
 TestDirectory: Callable[..., Any] = pytest.mark.slow(Directory.TestCase)
+
+
+def test_a_history_that_has_become_empty_has_no_damaged_line() -> None:
+    """Found at random: the only version, its run, the link and the only line of the history are lost."""
+    state = Directory()
+    state.some_versions(1)
+    state.break_a_line(0, "gone")
+    state.damage(0, "model.keras", "changed")
+    state.break_the_link("gone")
+    state.lose_a_run(0)
+
+    state.it_can_be_mended()
+    state.teardown()
