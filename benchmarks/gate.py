@@ -362,9 +362,8 @@ def main(path: Path | None, picture: Path | None) -> None:
         with tempfile.TemporaryDirectory() as home:
             pool = trained_models(Path(home))
         if path:
-            path.write_text(
-                json.dumps({"machine": host, "pool": as_json(pool)})
-            )  # minutes of work, so before anything else
+            # Minutes of work, so it is written before anything else.
+            path.write_text(json.dumps({"machine": host, "pool": as_json(pool)}))
 
     swept = [{field: bound} for field, bounds in SWEEPS.items() for bound in sorted({*bounds, default(field)})]
     rows = [row(pool, changed) for changed in ({}, NO_FLOORS, *swept)]

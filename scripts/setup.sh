@@ -24,12 +24,6 @@ pip() {
     .venv/bin/python -I -m pip --quiet --disable-pip-version-check "$@"
 }
 
-case $(uname -s)-$(uname -m) in
-    Linux-x86_64 | Linux-aarch64 | Linux-arm64 | Darwin-arm64) ;;
-    Darwin-*) fail "TensorFlow 2.21 does not run on a Mac with an Intel processor; use Linux in a virtual machine or a container" ;;
-    MINGW* | MSYS* | CYGWIN*) fail "Airflow does not run on Windows; install WSL (wsl --install) and run make there" ;;
-    *) fail "$(uname -s) on $(uname -m) is not supported; use Linux on x86-64 or Arm, or macOS on Apple silicon" ;;
-esac
 here=$(pwd -P)
 for_what="$here $(kind .venv/bin/python)"
 wanted=$for_what
@@ -39,6 +33,12 @@ content=$(cat "$requirements" pyproject.toml "$0" | cksum)
 if [ "$(cat .venv/made-for 2>/dev/null)" = "$wanted" ] && [ "$for_what" = "$wanted" ]; then
     if [ "$(cat "$stamp" 2>/dev/null)" = "$content" ]; then exit 0; fi
 else
+    case $(uname -s)-$(uname -m) in
+        Linux-x86_64 | Linux-aarch64 | Linux-arm64 | Darwin-arm64) ;;
+        Darwin-*) fail "TensorFlow 2.21 does not run on a Mac with an Intel processor; use Linux in a virtual machine or a container" ;;
+        MINGW* | MSYS* | CYGWIN*) fail "Airflow does not run on Windows; install WSL (wsl --install) and run make there" ;;
+        *) fail "$(uname -s) on $(uname -m) is not supported; use Linux on x86-64 or Arm, or macOS on Apple silicon" ;;
+    esac
     "$python" -I -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null ||
         fail "$python is missing or is not Python 3.10 to 3.13, which TensorFlow has releases for; name another one with PYTHON=python3.11"
     if [ -e .venv ]; then

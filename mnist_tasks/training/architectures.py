@@ -36,7 +36,7 @@ def mlp(config: TrainConfig, *, training: bool) -> list[keras.Layer]:
     from mnist_tasks.training import keras_layers
 
     dtype = config.precision if training else "float32"
-    dense = keras_layers.SplitDense if training and not _has_gpu() else keras.layers.Dense
+    dense = keras_layers.SplitDense if training and not keras_layers.has_gpu() else keras.layers.Dense
     return [
         keras.layers.Flatten(dtype=dtype),
         dense(config.hidden_units, activation=config.activation, dtype=dtype),
@@ -59,7 +59,7 @@ def cnn(config: TrainConfig, *, training: bool, blocks: tuple[tuple[int, ...], .
     layers: list[keras.Layer] = [keras.layers.Reshape((*IMAGE_SHAPE, 1), dtype=dtype)]
     form = {"padding": "same", "use_bias": False, "dtype": dtype}
     convolution, options = partial(keras.layers.Conv2D, **form), (6, 2)
-    faster = training and not _has_gpu()
+    faster = training and not keras_layers.has_gpu()
     same_size = partial(keras_layers.Conv2D if faster else keras.layers.Conv2D, **form)
     for block in blocks:
         for index, filters in enumerate(block, start=1):
@@ -96,7 +96,7 @@ def trainable_model(config: TrainConfig, images: int) -> keras.Model:
     if config.shift:
         outputs = keras_layers.RandomShift(config.shift, config.seed)(outputs)
     body = keras.Sequential(ARCHITECTURES[config.architecture](config, training=True))
-    in_halves = config.architecture != "mlp" and not _has_gpu()
+    in_halves = config.architecture != "mlp" and not keras_layers.has_gpu()
     outputs = keras_layers.SplitBatch(body)(outputs) if in_halves else body(outputs)
     model = keras.Model(inputs, keras.layers.Dense(DIGITS, dtype="float32")(outputs))
 
@@ -160,17 +160,10 @@ def weights_sha256(model: keras.Model) -> str:
 
 
 def _joined(weights: Iterable[Array], shapes: Iterable[tuple[int, ...]]) -> Iterator[Array]:
-    """The weights in the given shapes; what follows one that is too small belongs to it, along the last axis."""
+    """The weights in the given shapes. What follows one that is too small is its other half, as in `SplitDense`."""
     arrays = iter(weights)
     for shape in shapes:
         array = next(arrays)
         while array.shape != shape:
             array = np.concatenate([array, next(arrays)], axis=-1)
         yield array
-
-
-def _has_gpu() -> bool:
-    """Whether this process trains on a GPU."""
-    import tensorflow as tf
-
-    return bool(tf.config.list_logical_devices("GPU"))

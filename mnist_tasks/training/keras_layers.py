@@ -15,6 +15,11 @@ import tensorflow as tf
 SMALL_IMAGE = 7  # pixels on a side
 
 
+def has_gpu() -> bool:
+    """Whether this process trains on a GPU."""
+    return bool(tf.config.list_logical_devices("GPU"))
+
+
 class _FusedUpdate:
     """Adam's update as one kernel per variable instead of a dozen operations, with Keras' slots and formula."""
 
@@ -172,6 +177,7 @@ class SplitDense(keras.layers.Layer):
         def initial(half: slice) -> Callable[..., tf.Tensor]:
             return lambda _, dtype: self.initializer((inputs, self.units), dtype)[:, half]
 
+        # The halves of a weight follow each other, so that the published model can join them.
         self.kernels, self.biases = [], []
         for half in self.halves:
             shape = (inputs, half.stop - half.start)
@@ -203,10 +209,9 @@ class Crossentropy(keras.losses.Loss):
         labels = tf.reshape(tf.cast(y_true, tf.int32), [-1])
         classes = y_pred.shape[-1]
         rest = self.label_smoothing / classes
-        on_gpu = bool(tf.config.list_logical_devices("GPU"))
-        if not (on_gpu or self.label_smoothing):
+        if not (has_gpu() or self.label_smoothing):
             return tf.raw_ops.SparseSoftmaxCrossEntropyWithLogits(features=y_pred, labels=labels).loss
         targets = tf.one_hot(labels, classes, 1 - self.label_smoothing + rest, rest)
-        if on_gpu:
+        if has_gpu():
             return tf.nn.softmax_cross_entropy_with_logits(targets, y_pred)
         return tf.raw_ops.SoftmaxCrossEntropyWithLogits(features=y_pred, labels=targets).loss
