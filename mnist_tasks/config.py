@@ -23,8 +23,9 @@ class DataConfig(Parameters):
         "builtin",
         title="Data source",
         description="`builtin` (MNIST as shipped with the project), `keras` (downloaded and cached by Keras), or the "
-        "path or URL (`https`, `s3`, `gs`) of an `.npz` file, of a folder with MNIST's IDX files or of a folder of "
-        "pictures `0/` to `9/`, as the worker sees it. Without a test set of its own, MNIST's is used.",
+        "path or URL (`https`, `s3`, `gs`) of an `.npz` file, of a CSV, ARFF or parquet table, of a folder with "
+        "MNIST's IDX files or of a folder of pictures `0/` to `9/`, as the worker sees it. Without a test set of its "
+        "own, MNIST's is used.",
     )
     inbox: Annotated[str | None, WithJsonSchema({"type": ["string", "null"], "minLength": 1})] = Field(
         None,

@@ -81,7 +81,7 @@ def load(
     """Snapshot the digits of `source` and `inbox` as `datasets/<digest>/`, unless exactly this content exists already.
 
     Args:
-        source: `builtin`, `keras`, a URL, or the path of an `.npz` file, a folder of IDX files or a folder of pictures.
+        source: `builtin`, `keras`, a URL, or the path of a file or folder in one of the forms of `data/readers`.
             A source without a test set gets MNIST's.
         datasets: the folder of all datasets; made if needed.
         inbox: the folder with batches to add; None for none.

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import gzip
+import io
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow  # type: ignore[import-untyped]
+import pyarrow.parquet as parquet  # type: ignore[import-untyped]
 from PIL import Image
 
 from mnist_tasks.data.dataset import UInt8
@@ -42,7 +46,34 @@ def write_pngs(path: Path, images: UInt8, labels: UInt8, split: str = "train") -
     return path
 
 
-FORMS = {"npz": write_npz, "IDX": write_idx, "PNG": write_pngs}
+def csv_lines(images: UInt8, labels: UInt8) -> Iterator[str]:
+    """Yield the lines of Kaggle's table, the one with the names first."""
+    yield ",".join(["label", *(f"pixel{number}" for number in range(784))])
+    for image, label in zip(images.reshape(-1, 784).tolist(), labels.tolist(), strict=True):
+        yield ",".join(map(str, [label, *image]))
+
+
+def write_csv(path: Path, images: UInt8, labels: UInt8, split: str = "train") -> Path:
+    path = path.with_name(f"{path.name}-{split}.csv")
+    path.write_text("\n".join(csv_lines(images, labels)) + "\n", encoding="utf-8")
+    return path
+
+
+def png(image: UInt8) -> bytes:
+    content = io.BytesIO()
+    Image.fromarray(image).save(content, "PNG")
+    return content.getvalue()
+
+
+def write_parquet(path: Path, images: UInt8, labels: UInt8, split: str = "train") -> Path:
+    """Write a table as Hugging Face has it."""
+    path = path.with_name(f"{path.name}-{split}.parquet")
+    cells = [{"bytes": png(image), "path": None} for image in images]
+    parquet.write_table(pyarrow.table({"image": cells, "label": labels.astype(np.int64)}), path)
+    return path
+
+
+FORMS = {"npz": write_npz, "IDX": write_idx, "PNG": write_pngs, "CSV": write_csv, "parquet": write_parquet}
 
 
 def done(batch: Path) -> Path:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import gzip
+import pickle
 import re
+import textwrap
 from pathlib import Path
 
 import generate_docs
+import numpy as np
 import pytest
 
+from mnist_tasks.data.dataset import Digits
+from mnist_tasks.data.sources import read_source
 from mnist_tasks.load import load
 from mnist_tasks.workspace import PROJECT
 
@@ -53,11 +59,30 @@ def test_the_readme_fits_a_few_screens() -> None:
     assert len((PROJECT / "README.md").read_text().splitlines()) <= 150
 
 
+def python_examples(page: str) -> list[str]:
+    text = (PROJECT / "docs" / page).read_text(encoding="utf-8")
+    return [textwrap.dedent(example) for example in re.findall(r"```python\n(.*?)```", text, re.DOTALL)]
+
+
+@pytest.mark.parametrize("scale", [255, 256], ids=["up to 1", "up to 255/256"])
+def test_the_example_that_converts_the_pickle_gives_the_same_digits(
+    scale: int, digits: Digits, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    x, x_test = ((array.reshape(-1, 784) / scale).astype(np.float32) for array in (digits.x_train, digits.x_test))
+    content = (x[:1500], digits.y_train[:1500]), (x[1500:], digits.y_train[1500:]), (x_test, digits.y_test)
+    with gzip.open("mnist.pkl.gz", "wb") as file:
+        pickle.dump(content, file, protocol=2)
+
+    exec(python_examples("getting-started.md")[0], {})  # noqa: S102 - our own page
+
+    assert read_source(tmp_path / "mnist.npz").digest() == digits.digest()
+
+
 def test_the_example_that_calls_the_tasks_runs(
     npz: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    page = (PROJECT / "docs" / "getting-started.md").read_text(encoding="utf-8")
-    (example,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    example = python_examples("getting-started.md")[1]
     # Two thousand images are enough to show that the example runs.
     monkeypatch.setattr("mnist_tasks.load.load", lambda _, datasets: load(str(npz), datasets))
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -96,24 +96,6 @@ def split_name(split: Split) -> str:
 def scaled(pixels: UInt8) -> Float32:
     """Pixels 0 to 255 as float32 in [0, 1]: x/255."""
     return np.divide(pixels, np.float32(PIXEL_MAX), dtype=np.float32)
-
-
-def check_images(shape: Sequence[int], dtype: np.dtype[Any], what: str) -> None:
-    """Raise an `InputError` unless shape and dtype are those of n images: (n, 28, 28), uint8."""
-    if len(shape) != 3 or tuple(shape[1:]) != IMAGE_SHAPE:
-        raise InputError(f"{what} has shape {tuple(shape)}; images need shape (n, 28, 28)")
-    if dtype != np.uint8:
-        raise InputError(f"{what} has dtype {dtype.name}; pixels need dtype uint8, from 0 (background) to 255 (ink)")
-
-
-def check_labels(shape: Sequence[int], dtype: np.dtype[Any], what: str) -> None:
-    """Raise an `InputError` unless shape and dtype are those of n labels: (n,), any integer type."""
-    if len(shape) != 1:
-        raise InputError(f"{what} has shape {tuple(shape)}; labels need shape (n,)")
-    if dtype.kind not in "ui":
-        raise InputError(
-            f"{what} has dtype {dtype.name}; labels need an integer dtype, with values from 0 to {DIGITS - 1}"
-        )
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ Through a proxy (HTTPS_PROXY and the like) it is the proxy that looks names up a
 
 from __future__ import annotations
 
+import re
 import socket
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -45,7 +46,7 @@ def download(url: str, folder: Path, reach: AllowedSources) -> Path:
 
 
 def _over_http(url: str, folder: Path, reach: AllowedSources) -> Path:
-    path, asked, name = folder / "source", url, url
+    path, asked, name = folder / _file_name(url), url, url
     for _ in range(1 + MAX_REDIRECTS):
         with _answer(url, name, reach) as answer:
             if answer.is_redirect and answer.headers.get("Location"):
@@ -154,7 +155,7 @@ def _through_fsspec(url: str, folder: Path) -> Path:
             inside = PurePosixPath(name.lstrip("/").removeprefix(root).lstrip("/"))
             if ".." in inside.parts:
                 raise InputError(f"{url} has a file that would lie outside of its folder; rename it")
-            path = folder / "source" / inside
+            path = folder / _file_name(url) / inside
             path.parent.mkdir(parents=True, exist_ok=True)
             with system.open(name, "rb") as file:
                 left -= _write(iter(lambda file=file: file.read(PIECE), b""), path, left, url)  # type: ignore[misc]
@@ -174,7 +175,13 @@ def _through_fsspec(url: str, folder: Path) -> Path:
         raise InputError(
             f"{url} cannot be read: {type(error).__name__}; check the address, the rights and the credentials"
         ) from error
-    return folder / "source"
+    return folder / _file_name(url)
+
+
+def _file_name(url: str) -> str:
+    """The last part of a URL's path, as the name tells a table of test images from one of training images."""
+    name = PurePosixPath(urlsplit(url).path).name
+    return name if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", name) else "source"
 
 
 def _write(pieces: Iterable[bytes], path: Path, most: int, url: str) -> int:

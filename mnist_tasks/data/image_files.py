@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,8 @@ INK = 0.2  # share of the strongest ink from which a pixel counts when the digit
 MAX_PIXELS = 1 << 24  # 4096x4096; preparing takes some 20 bytes each
 MAX_BYTES = 1 << 27  # as many pixels in the deepest colours, not compressed
 LEAST_CONTRAST = 16  # of 255: a picture with less shows nothing
+
+SHOWS_NOTHING = "it shows nothing: all of its pixels look alike"
 
 
 def read_digit(path: Path) -> UInt8:
@@ -49,20 +52,48 @@ def read_digit(path: Path) -> UInt8:
         raise InputError(
             f"{path} cannot be read as an image: {size:,} bytes are more than {MAX_BYTES:,}; scale it down"
         )
+    return _decoded(str(path), content, prepare)
+
+
+def read_digits(files: Iterable[tuple[str, bytes]]) -> UInt8:
+    """Prepare the contents of image files, each with its name for messages: uint8 of shape (n, 28, 28).
+
+    As `read_digit`, but three times as fast for grey pictures of 28x28 pixels. Raises its `InputError`.
+    """
+    names, contents = zip(*files, strict=True)
+    images = np.stack([_decoded(name, content, _pixels) for name, content in zip(names, contents, strict=True)])
+    paper = np.median(np.concatenate([images[:, 0], images[:, -1], images[:, :, 0], images[:, :, -1]], axis=1), axis=1)
+    light = paper > PIXEL_MAX / 2
+    contrast = np.where(light, paper - images.min(axis=(1, 2)), images.max(axis=(1, 2)) - paper)
+    if (blank := np.flatnonzero(contrast < LEAST_CONTRAST)).size:
+        raise InputError(f"{names[blank[0]]}: {SHOWS_NOTHING}")
+    images[light] = PIXEL_MAX - images[light]
+    return images
+
+
+def _pixels(image: Image.Image) -> UInt8:
+    """The pixels of a plain grey picture of 28x28, of any other what `prepare` makes of it."""
+    if (image.mode, image.size, image.info) == ("L", IMAGE_SHAPE, {}):
+        return np.asarray(image)
+    return prepare(image)
+
+
+def _decoded(name: str, content: bytes, use: Callable[[Image.Image], UInt8]) -> UInt8:
+    """What `use` makes of the image in a file's content; `name` is for messages."""
     try:
         with warnings.catch_warnings():
             # Pillow warns of an image of 90 million pixels and refuses twice as many; both need gigabytes here.
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(content)) as image:
                 _check_kind(image)
-                return prepare(image)
+                return use(image)
     except InputError as error:
-        raise InputError(f"{path}: {error}") from None
+        raise InputError(f"{name}: {error}") from None
     except UnidentifiedImageError:
-        raise InputError(f"{path} cannot be read as an image") from None
+        raise InputError(f"{name} cannot be read as an image") from None
     except Exception as error:  # Pillow's decoders let through whatever they come upon, SyntaxError among it
         text = getattr(error, "strerror", None) or error
-        raise InputError(f"{path} cannot be read as an image: {text}") from error
+        raise InputError(f"{name} cannot be read as an image: {text}") from error
 
 
 def _check_kind(image: Image.Image) -> None:
@@ -90,7 +121,7 @@ def prepare(image: Image.Image) -> UInt8:
         if ink.max() >= LEAST_CONTRAST:
             break
     else:
-        raise InputError("it shows nothing: all of its pixels look alike")
+        raise InputError(SHOWS_NOTHING)
     if pixels.shape == IMAGE_SHAPE:
         return np.round(PIXEL_MAX - pixels if paper > PIXEL_MAX / 2 else pixels).astype(np.uint8)
     ink = np.clip(ink / ink.max(), 0, 1)

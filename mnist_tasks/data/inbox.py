@@ -7,7 +7,8 @@ or removed. A batch that is still being copied must not be read. So a batch is c
 - nothing in it has changed for `QUIET_SECONDS`. What counts is the time of the last change that the file system keeps
   (ctime), which a copy that preserves the original's dates cannot set.
 
-Names that start with a dot are ignored: a writer may also fill `.NAME` and then rename it.
+Names that start with a dot are ignored, as is what file managers leave: a writer may also fill `.NAME` and then
+rename it.
 
 This module imports neither NumPy nor TensorFlow, because Airflow's triggerer uses it, too.
 """
@@ -20,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mnist_tasks.system.errors import InputError, is_transient
-from mnist_tasks.system.files import printable, walk
+from mnist_tasks.system.files import is_clutter, printable, walk
 
 QUIET_SECONDS = 600.0
 DONE = ".done"
@@ -67,7 +68,7 @@ def find_batches(inbox: Path, now: float | None = None) -> list[Batch]:
         Batch(inbox / name, f"{name}{DONE}" in markers or _is_complete(inbox / name, now))
         for name in names
         # A marker is not a batch. A marker without a batch counts as one, so that the report names it.
-        if not name.startswith(".") and not (name.endswith(DONE) and name.removesuffix(DONE) in markers)
+        if not is_clutter(name) and not (name.endswith(DONE) and name.removesuffix(DONE) in markers)
     ]
 
 

@@ -1,8 +1,8 @@
 """Where digits come from: the copy in this package, Keras' download, or the user's own files, local or behind a URL.
 
-The user's own files are an `.npz` file, a folder of IDX files, or a folder of pictures by digit. `fetch` checks them
-and copies them to `.npy` files, in pieces: memory does not grow with the source, nothing is ever unpickled, no memory
-is allocated because a header says so, and a file that changes while it is read is noticed.
+The user's own files are in one of the forms of `readers`. `fetch` checks them and copies them to `.npy` files, in
+pieces: memory does not grow with the source, nothing is ever unpickled, no memory is allocated because a header says
+so, and a file that changes while it is read is noticed.
 """
 
 from __future__ import annotations
@@ -18,10 +18,12 @@ import numpy as np
 from mnist_tasks.data.allowed_sources import AllowedSources
 from mnist_tasks.data.arrays import open_array, write_array
 from mnist_tasks.data.dataset import ARRAYS, IMAGE_SHAPE, Digits, Split
-from mnist_tasks.data.readers.common import FORMS, AnnouncedSplit, read_errors_named
+from mnist_tasks.data.readers.common import FORMS, AnnouncedSplit, entries, read_errors_named
 from mnist_tasks.data.readers.idx import has_idx_files, read_idx
+from mnist_tasks.data.readers.kinds import is_npz, refuse
 from mnist_tasks.data.readers.npz import read_npz
-from mnist_tasks.data.readers.pictures import read_pictures
+from mnist_tasks.data.readers.pictures import has_pictures, read_pictures
+from mnist_tasks.data.readers.tables import has_tables, read_tables
 from mnist_tasks.system.errors import InputError
 from mnist_tasks.system.files import printable, walk
 from mnist_tasks.system.tensorflow_import import import_tensorflow
@@ -40,12 +42,15 @@ MNIST_TEST_IMAGES = 10_000
 MNIST_TEST_DIGEST = "938232450ccb2eafbd2dfa54f760c3ba310b167a1c150ecf2aab9cfa82dddb47"
 MNIST_IMAGES = 70_000
 
+Reader = Callable[[Path], Iterator[tuple[Split, AnnouncedSplit]]]
+
 # Each form that a file or folder can have: how it is recognized, and its reader. The first match reads. A new form is a
 # module in `readers` and a line here.
-READERS: tuple[tuple[Callable[[Path], bool], Callable[[Path], Iterator[tuple[Split, AnnouncedSplit]]]], ...] = (
-    (Path.is_file, read_npz),
+READERS: tuple[tuple[Callable[[Path], bool], Reader], ...] = (
     (has_idx_files, read_idx),
-    (Path.is_dir, read_pictures),  # the last, as its error names all forms
+    (has_tables, read_tables),
+    (has_pictures, read_pictures),
+    (is_npz, read_npz),
 )
 
 KNOWN_DIGESTS: Mapping[str, str] = {"builtin": MNIST_DIGEST, "keras": MNIST_DIGEST}
@@ -55,7 +60,7 @@ def fetch(source: str | Path, folder: Path) -> tuple[Split, ...]:
     """Copy a source's labelled digits to `x_train.npy`, `y_train.npy`, ... in `folder`, row after row, as uint8.
 
     Args:
-        source: `builtin`, `keras`, a URL, or the path of an `.npz` file, a folder of IDX files or one of pictures.
+        source: `builtin`, `keras`, a URL, or the path of a file or folder in one of the forms of `readers`.
         folder: where the arrays go; what a URL leads to lies there as well meanwhile.
 
     Returns:
@@ -121,10 +126,9 @@ def download_with_keras() -> Path:
 def _copy(path: Path, folder: Path) -> tuple[Split, ...]:
     """Copy what lies at a path, whatever its form, and notice if it changes meanwhile."""
     before = state(path)
-    with read_errors_named(path):
-        read = next(read for recognizes, read in READERS if recognizes(path))
+    place, read = _recognized(path)
     splits = []
-    for split, announced in read(path):
+    for split, announced in read(place):
         images, labels = announced.images, announced.labels
         if images != len(labels):
             raise InputError(
@@ -144,6 +148,25 @@ def _copy(path: Path, folder: Path) -> tuple[Split, ...]:
     if not splits:
         raise InputError(f"{printable(path)} holds neither a training nor a test set; it should be {FORMS}")
     return tuple(splits)
+
+
+def _recognized(path: Path) -> tuple[Path, Reader]:
+    """Where the data lie and their reader.
+
+    That is the path itself or, of a folder that holds but one other, the other, as in torchvision's and Hugging Face's.
+    """
+    place = path
+    with read_errors_named(path):
+        while True:
+            for recognizes, read in READERS:
+                if recognizes(place):
+                    return place, read
+            names = [entry.name for entry in entries(place)] if place.is_dir() else []
+            if set(names) == {"raw", "processed"}:  # of torchvision's earlier releases
+                names = ["raw"]
+            if len(names) != 1:
+                refuse(path)
+            place /= names[0]
 
 
 def state(path: Path) -> str:

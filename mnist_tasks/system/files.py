@@ -16,6 +16,12 @@ from typing import Any
 from mnist_tasks.system.disk_space import explained_disk_errors
 from mnist_tasks.system.errors import ModelError, is_transient
 
+# In lower case; Windows, macOS' archives, Synology, QNAP, a clone of a data set.
+CLUTTER = {
+    *("thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin", "system volume information", "__macosx"),
+    *("@eadir", "#recycle", "@recycle", "readme", "readme.md", "readme.txt", "license", "license.txt"),
+}
+
 
 def is_conclusive(error: BaseException) -> bool:
     """Whether a read error says something about the file.
@@ -113,6 +119,11 @@ def copy(source: Path, target: Path) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write text in place, for `write_atomically`."""
     path.write_text(text, encoding="utf-8")
+
+
+def is_clutter(name: str) -> bool:
+    """Whether an entry of a folder is hidden, or left there by a file manager, an archiver or a NAS, or a read-me."""
+    return name.startswith(".") or name.lower() in CLUTTER
 
 
 def walk(path: Path) -> Iterator[Path]:

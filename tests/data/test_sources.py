@@ -79,15 +79,29 @@ def test_one_changed_pixel_changes_the_digest(digits: Digits) -> None:
     assert Digits(changed, digits.y_train, digits.x_test, digits.y_test).digest() != digits.digest()
 
 
+def with_pixel(images: Any, value: float) -> Any:
+    images[7, 3, 5] = value
+    return images
+
+
 # Changes that break an .npz file, by the expected error message.
 BAD_ARRAYS: dict[str, Callable[[dict[str, Any]], Any]] = {
     r"has no array y_test; it needs x_train, y_train, x_test, y_test and has": lambda a: a.pop("y_test"),
-    r"x_train has shape \(2000, 784\); images need shape \(n, 28, 28\)": lambda a: a.update(
-        x_train=a["x_train"].reshape(-1, 784)
+    r"x_train has shape \(2000, 14, 56\); images need shape \(n, 28, 28\)": lambda a: a.update(
+        x_train=a["x_train"].reshape(-1, 14, 56)
     ),
-    r"x_test has shape \(500, 28, 28, 1\)": lambda a: a.update(x_test=a["x_test"][..., None]),
-    r"x_train has dtype float64; pixels need dtype uint8": lambda a: a.update(x_train=a["x_train"] / 255),
-    r"y_train has shape \(2000, 1\); labels need shape \(n,\)": lambda a: a.update(y_train=a["y_train"][:, None]),
+    r"x_test has shape \(500, 28, 28, 2\)": lambda a: a.update(x_test=np.stack([a["x_test"]] * 2, axis=-1)),
+    r"x_train has dtype complex128; pixels need dtype uint8": lambda a: a.update(x_train=a["x_train"] * 1j),
+    r"x_train: image 7 has a pixel of 0\.3;": lambda a: a.update(x_train=with_pixel(a["x_train"] / 255, 0.3)),
+    r"x_train: image 7 has a pixel of nan;": lambda a: a.update(x_train=with_pixel(a["x_train"] / 255, np.nan)),
+    r"x_train: image 7 has a pixel of -1;": lambda a: a.update(x_train=with_pixel(a["x_train"].astype(int), -1)),
+    r"x_train: image 7 has a pixel of 256;": lambda a: a.update(x_train=with_pixel(a["x_train"].astype(int), 256)),
+    r"y_train has shape \(2000, 1\); labels need shape \(n,\): use labels\.ravel": lambda a: a.update(
+        y_train=a["y_train"][:, None]
+    ),
+    r"y_train has shape \(2000, 10\); labels need shape \(n,\); numpy\.argmax": lambda a: a.update(
+        y_train=np.eye(10)[a["y_train"]]
+    ),
     r"y_train has dtype float32; labels need an integer": lambda a: a.update(y_train=a["y_train"].astype(np.float32)),
     r"y_train\[5\] is 10, but labels go from 0 to 9": lambda a: a["y_train"].__setitem__(5, 10),
     r"y_train\[0\] is -1, but labels": lambda a: a.update(y_train=np.full(2000, -1, np.int8)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import lzma
 import math
+import os
 import struct
 import zipfile
 import zlib
@@ -15,14 +16,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from mnist_tasks.data.arrays import CHUNK, HeaderError
-from mnist_tasks.data.dataset import DIGITS, IMAGE_SHAPE, UInt8
+from mnist_tasks.data.dataset import IMAGE_SHAPE, UInt8
+from mnist_tasks.data.readers.pixels import Pixels
 from mnist_tasks.system.errors import InputError, is_transient
-from mnist_tasks.system.files import printable
+from mnist_tasks.system.files import is_clutter, printable
 
-FORMS = "an .npz file, a folder with MNIST's IDX files, or a folder of pictures in folders 0 to 9"
+FORMS = (
+    "an .npz file, a table (CSV, ARFF or parquet), a folder with MNIST's IDX files, or a folder of pictures in folders "
+    "0 to 9"
+)
 
 # https://zlib.net/zlib_tech.html: deflate never shrinks anything by more than 1032:1. Digits shrink by 5:1; images that
 # shrink by more than 100:1 show nothing.
@@ -59,14 +63,17 @@ class AnnouncedSplit:
     chunks: Iterator[UInt8]
 
 
-def image_chunks(file: Any, count: int, path: Path) -> Iterator[UInt8]:
-    """The images that a file, or a member of it, goes on with; they must be its end."""
-    size = math.prod(IMAGE_SHAPE)
+def image_chunks(
+    file: Any, count: int, path: Path, what: str | None = None, dtype: np.dtype[Any] | None = None
+) -> Iterator[UInt8]:
+    """The images that a file, or a member of it named `what`, goes on with; they must be its end."""
+    dtype, what = dtype or np.dtype(np.uint8), what or printable(path)
+    size, pixels = math.prod(IMAGE_SHAPE) * dtype.itemsize, Pixels(what)
     with read_errors_named(path):
         for start in range(0, count, CHUNK):
             images = min(CHUNK, count - start)
-            content = read_exactly(file, images * size, printable(path), start * size, (count - start - images) * size)
-            yield np.frombuffer(content, np.uint8).reshape(-1, *IMAGE_SHAPE)
+            content = read_exactly(file, images * size, what, start * size, (count - start - images) * size)
+            yield pixels.to_bytes(np.frombuffer(content, dtype))
 
 
 def read_exactly(file: Any, size: int, what: str, preceding: int = 0, following: int = 0) -> bytes:
@@ -89,23 +96,27 @@ def read_exactly(file: Any, size: int, what: str, preceding: int = 0, following:
     return content
 
 
+def entries(folder: Path) -> list[os.DirEntry[str]]:
+    """What lies in a folder, by name, without hidden files and what file managers and NAS leave there."""
+    with os.scandir(folder) as found:
+        visible = sorted((entry for entry in found if not is_clutter(entry.name)), key=lambda entry: entry.name)
+    for entry in visible:
+        path = folder / entry.name
+        try:
+            entry.name.encode()
+        except UnicodeEncodeError:
+            raise InputError(f"{printable(path)} has a name that is not UTF-8; rename it") from None
+        if entry.is_symlink():
+            check_link(path, folder)
+    return visible
+
+
 def check_link(path: Path, folder: Path) -> None:
     """Refuse a link that leads out of the folder: what it shows is not what was dropped there."""
     with read_errors_named(path):
         inside = path.resolve().is_relative_to(folder.resolve())
     if not inside:
         raise InputError(f"{printable(path)} is a link that leads out of its folder; put a copy in its place")
-
-
-def checked_labels(labels: npt.NDArray[Any], what: str) -> UInt8:
-    """The labels as uint8, once each is a digit."""
-    outside = np.flatnonzero((labels < 0) | (labels >= DIGITS))
-    if outside.size:
-        raise InputError(
-            f"{what}[{outside[0]}] is {labels[outside[0]]}, but labels go from 0 to {DIGITS - 1}; "
-            f"{outside.size:,} of {len(labels):,} labels are outside"
-        )
-    return labels.astype(np.uint8)
 
 
 def check_announced_size(what: str, shape: Sequence[int], itemsize: int, stored: int) -> None:

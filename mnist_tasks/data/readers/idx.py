@@ -15,11 +15,11 @@ from mnist_tasks.data.readers.common import (
     AnnouncedSplit,
     check_announced_size,
     check_link,
-    checked_labels,
     image_chunks,
     read_errors_named,
     read_exactly,
 )
+from mnist_tasks.data.readers.pixels import checked_labels
 from mnist_tasks.system.errors import InputError
 from mnist_tasks.system.files import printable
 

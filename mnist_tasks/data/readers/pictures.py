@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -10,33 +9,35 @@ import numpy as np
 
 from mnist_tasks.data.arrays import CHUNK
 from mnist_tasks.data.dataset import DIGITS, SPLITS, Split, UInt8
-from mnist_tasks.data.readers.common import FORMS, MAX_IMAGES, AnnouncedSplit, check_link, read_errors_named
-from mnist_tasks.data.readers.idx import IDX_FILES
+from mnist_tasks.data.readers.common import MAX_IMAGES, AnnouncedSplit, entries, read_errors_named
 from mnist_tasks.system.errors import InputError
 from mnist_tasks.system.files import printable
+
+LABEL_FOLDERS = {*SPLITS, *map(str, range(DIGITS))}
+
+
+def has_pictures(path: Path) -> bool:
+    """Whether a path is a folder with folders for pictures."""
+    with read_errors_named(path):
+        return path.is_dir() and any(entry.name in LABEL_FOLDERS for entry in entries(path))
 
 
 def read_pictures(folder: Path) -> Iterator[tuple[Split, AnnouncedSplit]]:
     """The splits of a folder of pictures: `0/` to `9/` for training, or those in `train/` and in `test/`."""
     with read_errors_named(folder):
-        names = [entry.name for entry in _entries(folder)]
-    digits = [str(digit) for digit in range(DIGITS)]
-    if not set(names) & {*digits, *SPLITS}:
-        raise InputError(
-            f"{printable(folder)} has no {', no '.join(IDX_FILES.values())}, and no folder of pictures 0 to 9; it is "
-            f"none of the forms that can be read: {FORMS}"
-        )
-    unknown = [name for name in names if name not in {*digits, *SPLITS}]
+        names = [entry.name for entry in entries(folder)]
+    digits = LABEL_FOLDERS.difference(SPLITS)
+    unknown = [name for name in names if name not in LABEL_FOLDERS]
     if unknown:
         raise InputError(
             f"{printable(folder / unknown[0])} is not expected there: a folder of pictures has folders 0 to 9, or "
             "train and test with such folders, and nothing else"
         )
-    if "train" in names and set(names) & set(digits):
+    if "train" in names and digits.intersection(names):
         raise InputError(f"{printable(folder)} has train and folders 0 to 9 beside it; move the one into the other")
     for split in SPLITS:
         root = folder / split if split in names else folder
-        if root == folder and (split == "test" or not set(names) & set(digits)):
+        if root == folder and (split == "test" or not digits.intersection(names)):
             continue
         with read_errors_named(root):
             pictures = _labelled(root)
@@ -49,32 +50,17 @@ def read_pictures(folder: Path) -> Iterator[tuple[Split, AnnouncedSplit]]:
 def _labelled(root: Path) -> list[tuple[int, Path]]:
     """The pictures in the folders 0 to 9, sorted by digit and name."""
     pictures = []
-    for entry in _entries(root):
+    for entry in entries(root):
         path = root / entry.name
-        if not (entry.is_dir() and entry.name in map(str, range(DIGITS))):
+        if not (entry.is_dir() and entry.name in LABEL_FOLDERS.difference(SPLITS)):
             raise InputError(f"{printable(path)} is not expected there: a folder of pictures has folders 0 to 9")
-        for picture in _entries(path):
+        for picture in entries(path):
             if not picture.is_file():
                 raise InputError(
                     f"{printable(path / picture.name)} is not a file; a digit's folder holds only pictures"
                 )
             pictures.append((int(entry.name), path / picture.name))
     return pictures
-
-
-def _entries(folder: Path) -> list[os.DirEntry[str]]:
-    """What lies in a folder, by name; hidden files, such as those that file managers leave, are none of the data."""
-    with os.scandir(folder) as found:
-        entries = sorted((entry for entry in found if not entry.name.startswith(".")), key=lambda entry: entry.name)
-    for entry in entries:
-        path = folder / entry.name
-        try:
-            entry.name.encode()
-        except UnicodeEncodeError:
-            raise InputError(f"{printable(path)} has a name that is not UTF-8; rename it") from None
-        if entry.is_symlink():
-            check_link(path, folder)
-    return entries
 
 
 def _picture_chunks(paths: Sequence[Path]) -> Iterator[UInt8]:
