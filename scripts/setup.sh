@@ -8,7 +8,9 @@
 requirements=$1 stamp=.venv/$2 python=${3:-python3}
 unset MAKEFLAGS MAKELEVEL
 # The user has set these for other environments.
-unset PIP_TARGET PIP_PREFIX PIP_ROOT PIP_USER PIP_REQUIRE_VIRTUALENV PIP_NO_DEPS PIP_PYTHON
+unset PIP_TARGET PIP_PREFIX PIP_ROOT PIP_USER PIP_REQUIRE_VIRTUALENV PIP_NO_DEPS PIP_PYTHON PIP_QUIET PIP_VERBOSE
+# The environment belongs to this folder only, whoever makes it.
+export PIP_ROOT_USER_ACTION=ignore
 
 fail() {
     echo "set-up failed: $1" >&2
@@ -21,7 +23,27 @@ kind() {
 }
 
 pip() {
-    .venv/bin/python -I -m pip --quiet --disable-pip-version-check "$@"
+    .venv/bin/python -I -m pip --disable-pip-version-check "$@"
+}
+
+# Say how far pip is, whose output this reads: on a terminal in one line, else now and then in a line of its own.
+progress() {
+    total=$(grep -c '^[^ #].*==' "$requirements") count=0
+    while read -r word package _; do
+        case $word in
+            Collecting | Processing) package=${package##*/} text=${package%%[=;]*} ;;
+            Requirement) text="is here already" ;;
+            Installing) text="unpacking" ;;
+            *) continue ;;
+        esac
+        if [ "$word" != Installing ]; then count=$((count + 1)) text="package $count of $total: $text"; fi
+        if [ -t 1 ]; then
+            printf '\r\033[K  %s' "$text"
+        elif [ "$word" = Installing ] || [ $((count % 40)) = 0 ]; then
+            echo "  $text"
+        fi
+    done
+    if [ -t 1 ]; then printf '\r\033[K'; fi
 }
 
 here=$(pwd -P)
@@ -54,11 +76,19 @@ else
     echo "$here $(kind .venv/bin/python)" >.venv/made-for || fail ".venv cannot be written to"
 fi
 
-echo "installing $requirements (2.5 GB; some minutes the first time)"
-# The file names every package, so with --no-deps pip has nothing to choose.
-pip install --compile --no-deps --require-hashes -r "$requirements" || fail "pip could not install $requirements"
+case $requirements in
+    requirements.txt) size=" (2.5 GB; some minutes the first time)" ;;
+    *) size="" ;;
+esac
+echo "installing the packages of $requirements$size"
+# The file names every package, so with --no-deps pip has nothing to choose. A pipe ends with the status of its end.
+rm -f .venv/failed
+{
+    pip install --compile --no-deps --require-hashes --progress-bar off -r "$requirements" || echo "$?" >.venv/failed
+} | progress
+if [ -e .venv/failed ]; then fail "pip could not install $requirements"; fi
 # With setuptools from the requirements, whose hash was checked, instead of the newest one. Editable is intended here.
-PYTHONWARNINGS="ignore:Editable installation" pip install --no-deps --no-build-isolation --editable . ||
+PYTHONWARNINGS="ignore:Editable installation" pip --quiet install --no-deps --no-build-isolation --editable . ||
     fail "pip could not install this project"
 # Write the cache of fonts now, so that the first run does not wait for it.
 .venv/bin/python -I -c "import matplotlib.font_manager" || fail "matplotlib cannot be imported"

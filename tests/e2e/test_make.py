@@ -267,6 +267,22 @@ def test_a_system_that_is_not_supported_is_refused_at_once(
     assert not (tmp_path / ".venv").exists()
 
 
+def test_a_set_up_prints_what_it_does_and_nothing_that_looks_like_an_error(checkout: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "fresh"
+    shutil.copytree(checkout, copy, symlinks=True, ignore=shutil.ignore_patterns(".venv"))
+
+    result = make(copy, "ready", PYTHONWARNINGS="default")
+
+    # What pip says of the package indexes that are set on this machine is none of ours, nor are its own warnings.
+    ours = [line for line in result.stderr.splitlines() if "Location '" not in line and "/pip/_internal/" not in line]
+    assert [line for line in ours if not line.startswith(" ")] == []
+    assert result.stdout.splitlines() == [
+        "making a virtual environment in .venv",
+        "installing the packages of requirements.txt (2.5 GB; some minutes the first time)",
+        "  unpacking",
+    ]
+
+
 def test_a_package_of_another_content_than_was_locked_is_not_installed(checkout: Path, tmp_path: Path) -> None:
     copy = tmp_path / "tampered"
     shutil.copytree(checkout, copy, symlinks=True, ignore=shutil.ignore_patterns(".venv"))
