@@ -116,23 +116,30 @@ class Check:
 
 
 class MergedBatch(Document):
-    """A batch of the inbox that is part of a dataset; `picture` is its contact sheet below the run's `data/`."""
+    """A batch of the inbox that is part of a dataset.
+
+    `content` is the digest that its arrays are stored under, None if the dataset has them in its own folder. `picture`
+    is its contact sheet below the run's `data/`, if this dataset is the first with it.
+    """
 
     name: str
     train_images: int = 0
     test_images: int = 0
     picture: str | None = None
+    content: str | None = None
 
 
 class DatasetDescription(Document):
     """`dataset.json`: what a dataset holds and where it comes from.
 
+    `base` is the dataset whose images come first, before those of the batches; None if all arrays are in the folder.
     `fixed_test_images` of the test images come from MNIST or the source, the rest from batches. `test_set` is `own` or
     `mnist`. The histogram counts the training images' pixels in 16 equal bins of their 256 values.
     """
 
     digest: str
     source: str = ""
+    base: str | None = None
     batches: list[MergedBatch] = []
     fixed_test_images: int | None = None
     test_set: str | None = None
@@ -147,7 +154,10 @@ class DatasetDescription(Document):
 
 
 class BatchReport(Document):
-    """What became of one batch of the inbox: `merged`, `quarantined` or the like, and each check."""
+    """What became of one batch of the inbox: `merged`, `quarantined` or the like, and each check.
+
+    A batch that was merged before and has not changed has neither checks nor a picture: that run's report has them.
+    """
 
     name: str
     verdict: str = ""
@@ -166,6 +176,61 @@ class ValidationReport(Document):
     rules: dict[str, Any] = {}
     checks: list[Check] = []
     batches: list[BatchReport] = []
+
+
+class KnownBatch(Document):
+    """What was found at one path: the digest of its images, or why there are none; and its last verdict.
+
+    `stamp` is a digest of the names, sizes and times of all files there, `verdict` that of the last run.
+    """
+
+    stamp: str
+    content: str | None = None
+    problem: str | None = None
+    verdict: str = ""
+
+
+class InboxIndex(Document):
+    """`datasets/.batches/index.json`: what has been read already, by path. `code` is the digest of what has read it."""
+
+    code: str
+    batches: dict[str, KnownBatch] = {}
+
+
+class Nearest(Document):
+    """How close the images of one side come to those of the other.
+
+    `others` is a digest of the other side's content, `closest` the smallest distance, `near` the positions of the
+    images that are as good as the same.
+    """
+
+    others: str
+    closest: FiniteFloat
+    near: list[int]
+
+
+class Contradicted(Document):
+    """The positions of the images whose label all neighbours in the reference contradict.
+
+    `reference` is the content digest of the source whose images the reference has. `way_up` has the fields of
+    `neighbours.WayUp`, if there was a reason to look.
+    """
+
+    reference: str
+    positions: list[int]
+    way_up: dict[str, float | int | str] | None = None
+
+
+class Measurements(Document):
+    """`measurements.json` beside labelled images: what comparing them with other images gave, by split.
+
+    `source` compares with the other split of the source, `accepted` with that of the batches accepted before.
+    """
+
+    code: str
+    source: dict[str, Nearest] = {}
+    accepted: dict[str, Nearest] = {}
+    contradicted: dict[str, Contradicted] = {}
 
 
 # runs/<run>/training.json and history.json; both are part of a version as well

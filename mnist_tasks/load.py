@@ -9,7 +9,8 @@ from __future__ import annotations
 import logging
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -18,15 +19,25 @@ from filelock import FileLock
 from mnist_tasks.config import DataRules
 from mnist_tasks.data.allowed_sources import AllowedSources
 from mnist_tasks.data.arrays import ArrayFile
-from mnist_tasks.data.batches import CheckedBatch, Profiles, check_batches
+from mnist_tasks.data.batches import CheckedBatch, check_batches
 from mnist_tasks.data.dataset import DESCRIPTION, SPLITS, Dataset, folder_digest
 from mnist_tasks.data.drift import Baseline
 from mnist_tasks.data.inbox import find_batches
+from mnist_tasks.data.known import Known
 from mnist_tasks.data.neighbours import Reference
+from mnist_tasks.data.pieces import Piece
 from mnist_tasks.data.profile import Profile, TestSet
-from mnist_tasks.data.snapshot import MEANS, is_intact, merge, write_dataset
-from mnist_tasks.data.sources import KNOWN_DIGESTS, MNIST_IMAGES, MNIST_TEST_DIGEST, fetch
-from mnist_tasks.data.validation import compare_test_sets, failed_schema, log_checks, passed_schema, validate
+from mnist_tasks.data.snapshot import MEANS, is_intact, merged, write_base, write_merged
+from mnist_tasks.data.sources import KNOWN_DIGESTS, MNIST_DIGEST, MNIST_IMAGES, MNIST_TEST_DIGEST, fetch
+from mnist_tasks.data.store import BatchStore
+from mnist_tasks.data.validation import (
+    LabelReference,
+    compare_test_sets,
+    failed_schema,
+    log_checks,
+    passed_schema,
+    validate,
+)
 from mnist_tasks.documents import OVERALL, BatchReport, Check, DatasetDescription, ValidationReport
 from mnist_tasks.registry.model_directory import ModelDirectory
 from mnist_tasks.system.disk_space import RAW, RUN, VERSION, require_space, space_for_dataset
@@ -116,26 +127,31 @@ def _load(call: _Call, inbox: Path | None) -> Loaded:
         if not batch.complete
     ]
     try:
-        arrays = _source_arrays(call, has_batches=bool(complete))
+        source = _source(call, has_batches=bool(complete))
     except InputError as error:
         _write_report(call, None, [failed_schema(str(error))], waiting)
         raise
     champion = _champion_data(call)
-    test_set = TestSet.of(arrays)
+    test_set = TestSet.of(source.folder)
     note = compare_test_sets(test_set, champion)
     if champion and champion.test_set_sha256 not in (None, test_set.test_set_sha256):
         log.warning("%s", note.message)
     baseline = Baseline.of_champion(champion) if champion else None
 
-    profiles: Profiles = {}
-    if complete or not call.known_digest:
-        profiles = {split: Profile.of(arrays, split) for split in SPLITS}
-    checks = [*_check_source(call, profiles, test_set, baseline), note]
+    checks = [*_check_source(call, source, test_set, baseline), note]
     if failed := [check.message for check in checks if check.verdict == "failed"]:
         _write_report(call, None, checks, waiting)
         raise InputError(f"{call.source}: {'; '.join(failed)}")
-    fixed = test_set.fixed_test_images
-    batches = check_batches(complete, profiles, call.rules, baseline=baseline, fixed_test_images=fixed, work=call.work)
+    store = BatchStore(call.datasets)
+    batches = check_batches(
+        complete,
+        source,
+        call.rules,
+        store=store,
+        baseline=baseline,
+        fixed_test_images=test_set.fixed_test_images,
+        work=call.work,
+    )
 
     reports = [*waiting, *(batch.report for batch in batches)]
     for report in reports:
@@ -150,21 +166,24 @@ def _load(call: _Call, inbox: Path | None) -> Loaded:
             "on_bad_batch=quarantine"
         )
     accepted = [batch for batch in batches if batch.accepted]
-    dataset, reused = _snapshot(call, arrays, test_set, accepted)
+    dataset, reused = _snapshot(call, source, test_set, accepted)
     _write_report(call, dataset.digest, checks, reports, batches)
     return Loaded(dataset.digest, dataset.train_images, dataset.test_images, reused, len(accepted), len(quarantined))
 
 
-def _source_arrays(call: _Call, *, has_batches: bool) -> Path:
-    """The folder with the source's four arrays: the dataset, if MNIST exists as one already, or a copy."""
+def _source(call: _Call, *, has_batches: bool) -> Piece:
+    """The source's four arrays: in the dataset that they are already, or as a copy in the folder for work.
+
+    What is known about its images comes with it, unless it is MNIST and there are no batches to compare with it.
+    """
     known = call.known_digest
     exists = bool(known) and is_intact(call.datasets / str(known))
-    if known and has_batches:  # the merged dataset may exist already, so that only the source's own copy is certain
-        _require_space(call, 0 if exists else MNIST_IMAGES * RAW)
-    elif known:
+    if known and not (exists and has_batches):  # with batches the merged dataset may exist already
         _require_space(call, space_for_dataset(MNIST_IMAGES, call.datasets / known, whole=exists))
-    if exists:
-        return call.datasets / str(known)
+    if exists and known:
+        folder = call.datasets / known
+        piece = Piece.known(folder, known) if has_batches else None
+        return piece or Piece(folder, known, {})
     arrays = call.work / "source"
     arrays.mkdir()
     splits = fetch(call.source, arrays)
@@ -174,9 +193,14 @@ def _source_arrays(call: _Call, *, has_batches: bool) -> Path:
         log.info("%s has no test set of its own; MNIST's is used", call.source)
         for name in ("x_test.npy", "y_test.npy"):
             shutil.copyfile(_mnist_arrays(call) / name, arrays / name)
-    if known and (digest := folder_digest(arrays)) != known:
+    digest = folder_digest(arrays)
+    if known and digest != known:
         raise InputError(f"{call.source} has content digest {digest}, but MNIST has {known}; fetch or install it again")
-    return arrays
+    if known and not has_batches:
+        return Piece(arrays, digest, {})
+    folder = call.datasets / digest
+    known_piece = Piece.known(folder, digest) if (folder / DESCRIPTION).is_file() else None
+    return known_piece or Piece.read(arrays)
 
 
 def _mnist_arrays(call: _Call) -> Path:
@@ -207,59 +231,73 @@ def _champion_data(call: _Call) -> DatasetDescription | None:
     return None
 
 
-def _check_source(call: _Call, profiles: Profiles, test_set: TestSet, baseline: Baseline | None) -> list[Check]:
+def _check_source(call: _Call, source: Piece, test_set: TestSet, baseline: Baseline | None) -> list[Check]:
     """Check the source's digits by the rules; MNIST's digest says that it keeps them."""
     if call.known_digest:
         message = f"the content digest is MNIST's, {call.known_digest}: it is known to keep all rules"
         return [Check("schema", "digest", OVERALL, None, None, None, "passed", message)]
     mnist = Profile.of(_mnist_arrays(call), "train")
     verdicts = validate(
-        profiles,
-        {},
+        source,
+        Known(),
         call.rules,
-        reference=Reference.of(mnist.files[0], mnist.labels),
+        reference=LabelReference(MNIST_DIGEST, lambda: Reference.of(mnist.files[0], mnist.labels)),
         baseline=baseline,
         unknown=[split for split in SPLITS if split == "train" or test_set.test_set == "own"],
     )
-    sizes = {split: len(profile) for split, profile in profiles.items()}
+    sizes = {split: len(profile) for split, profile in source.profiles.items()}
     checks = [passed_schema(sizes), *verdicts.checks]
     log_checks(f"the checks of {call.source}", checks)
     return checks
 
 
 def _snapshot(
-    call: _Call, source: Path, test_set: TestSet, batches: Sequence[CheckedBatch]
+    call: _Call, source: Piece, test_set: TestSet, batches: Sequence[CheckedBatch]
 ) -> tuple[DatasetDescription, bool]:
     """Write the dataset, unless it exists already; return what it holds, and whether it existed."""
-    arrays = source
-    if batches:
-        arrays = call.work / "merged"
-        merge(source, batches, arrays)
-    digest = arrays.name if arrays.parent == call.datasets else folder_digest(arrays)
-    folder = call.datasets / digest
-    reused = arrays == folder or is_intact(folder)
-    images = sum(len(ArrayFile.open(arrays / f"y_{split}.npy")) for split in SPLITS)
-    _require_space(call, space_for_dataset(images, folder, call.work))
+    base = call.datasets / source.content
+    reused = source.folder == base
     if not reused:
-        if folder.exists():
-            log.warning("%s no longer has the content of its digest; writing it again", folder)
-            shutil.rmtree(folder)
-        with atomic_folder(folder) as staging:
-            write_dataset(staging, digest, arrays, call.source, test_set, batches)
+        images = sum(len(ArrayFile.open(source.folder / f"y_{split}.npy")) for split in SPLITS)
+        _require_space(call, space_for_dataset(images, base, call.work))
+        with _replaced(base) as staging:
+            write_base(staging, source, call.source, test_set)
+    folder = base
+    if batches:
+        description = merged("", source.content, call.source, batches)
+        digest = Dataset(call.work, described=description).content_digest()
+        folder = call.datasets / digest
+        reused = is_intact(folder)
+        if not reused:
+            images = sum(batch.report.train_images + batch.report.test_images for batch in batches)
+            _require_space(call, space_for_dataset(images, folder))
+            with _replaced(folder) as staging:
+                write_merged(staging, digest, source.content, call.source, test_set, batches)
     dataset = Dataset(folder).description()
     updated = dataset.model_copy(update=asdict(test_set))
     if updated != dataset:  # an older release wrote it, or the same images came as another source's
         dataset = updated
         dataset.write(folder / DESCRIPTION)
     log.info(
-        "%s: %s training and %s test images; %s %s",
-        " and ".join([call.source, *(batch.report.name for batch in batches)]),
+        "%s%s: %s training and %s test images; %s %s",
+        call.source,
+        f" and {len(batches):,} batches" if batches else "",
         f"{dataset.train_images:,}",
         f"{dataset.test_images:,}",
         "content verified, reusing" if reused else "wrote",
         folder,
     )
     return dataset, reused
+
+
+@contextmanager
+def _replaced(folder: Path) -> Iterator[Path]:
+    """A staging folder that becomes the dataset's, instead of one that no longer has the content of its digest."""
+    if folder.exists():
+        log.warning("%s no longer has the content of its digest; writing it again", folder)
+        shutil.rmtree(folder)
+    with atomic_folder(folder) as staging:
+        yield staging
 
 
 def _require_space(call: _Call, for_dataset: int) -> None:

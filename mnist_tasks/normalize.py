@@ -8,7 +8,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from mnist_tasks.data.arrays import ArrayFile, write_array
+from mnist_tasks.data.arrays import write_array
 from mnist_tasks.data.dataset import SPLITS, Dataset, Split, scaled
 from mnist_tasks.system.files import write_atomically
 from mnist_tasks.system.task_log import log_resources
@@ -28,6 +28,8 @@ class Normalized:
 def normalize(dataset_folder: Path) -> Normalized:
     """Write the normalized images of both splits into the dataset's folder, unless they exist already, unchanged.
 
+    As they are four times as large as the raw images, those of other datasets are removed, but for the last one.
+
     Args:
         dataset_folder: `datasets/<digest>` as `load` wrote it.
 
@@ -42,12 +44,28 @@ def normalize(dataset_folder: Path) -> Normalized:
         with FileLock(dataset_folder.parent / ".lock"):
             for split in missing:
                 _write_split(dataset, split)
+            _remove_others(dataset)
     log.info("%s float32 images in [0, 1] in %s", "wrote" if missing else "content verified, reusing", dataset_folder)
     return Normalized(dataset.digest, reused=not missing)
 
 
+def _remove_others(dataset: Dataset) -> None:
+    """Remove the normalized images of all datasets but this one and the one before: they can be written again.
+
+    Which one that is the order of the files' dates tells: the times themselves do not matter.
+    """
+    ours = {dataset.normalized_path(split) for split in SPLITS}
+    others = [path for path in dataset.folder.parent.glob("*/x_*_normalized.npy") if path not in ours]
+    others.sort(key=lambda path: path.stat().st_mtime_ns)
+    kept = {path.parent for path in others[-1:]}
+    for path in others:
+        if path.parent not in kept:
+            path.unlink()
+            log.info("removed %s, which is written again when it is needed", path)
+
+
 def _write_split(dataset: Dataset, split: Split) -> None:
-    pixels = ArrayFile.open(dataset.folder / f"x_{split}.npy")
+    pixels = dataset.files(f"x_{split}")
     path = dataset.normalized_path(split)
     if path.exists():
         log.warning("%s no longer holds the dataset's images; writing it again", path)

@@ -150,3 +150,22 @@ def test_a_dataset_is_verified_without_writing_beside_it(folder: Path) -> None:
 
     assert normalize(folder).reused
     assert not lock.exists()
+
+
+def test_the_normalized_images_of_earlier_datasets_are_removed_but_for_the_last(
+    digits: Digits, loaded: Path, tmp_path: Path
+) -> None:
+    folders = []
+    for number in range(4):
+        arrays = {**vars(digits), "y_train": np.roll(digits.y_train, number)}
+        folder = tmp_path / Digits(**arrays).digest()
+        folder.mkdir()
+        for name, array in arrays.items():
+            np.save(folder / f"{name}.npy", array)
+        shutil.copy(loaded / "dataset.json", folder)
+        folders.append(folder)
+        normalize(folder)
+
+    assert [len(list(folder.glob("x_*_normalized.npy"))) for folder in folders] == [0, 0, 2, 2]
+    assert not normalize(folders[0]).reused  # they are written again when they are needed
+    Dataset(folders[0]).verify("train")

@@ -17,6 +17,11 @@ from mnist_tasks.system.errors import InputError, is_transient
 CHUNK = 2048  # rows at a time: 1.6 MB of raw images
 
 
+def chunk_sizes(rows: int) -> list[int]:
+    """How many rows each chunk of an array has."""
+    return [min(CHUNK, rows - start) for start in range(0, rows, CHUNK)]
+
+
 @dataclass(frozen=True)
 class ArrayFile:
     """An `.npy` file that is read in pieces, so that memory does not grow with it.
@@ -54,8 +59,12 @@ class ArrayFile:
     def __len__(self) -> int:
         return self.shape[0]
 
-    def chunks(self) -> Iterator[npt.NDArray[Any]]:
-        """All rows in order, `CHUNK` at a time.
+    def sizes(self) -> list[int]:
+        """How many rows each chunk has."""
+        return chunk_sizes(len(self))
+
+    def chunks(self, sizes: Iterable[int] | None = None) -> Iterator[npt.NDArray[Any]]:
+        """All rows in order, `CHUNK` at a time, or as many at a time as `sizes` say.
 
         Raises:
             InputError: if the file has been cut short meanwhile. Errors of the system are raised unchanged, while
@@ -63,8 +72,8 @@ class ArrayFile:
         """
         with self.path.open("rb") as file:
             file.seek(self.offset)
-            for start in range(0, len(self), CHUNK):
-                chunk = np.empty((min(CHUNK, len(self) - start), *self.shape[1:]), self.dtype)
+            for rows in sizes or self.sizes():
+                chunk = np.empty((rows, *self.shape[1:]), self.dtype)
                 if file.readinto(chunk.view(np.uint8).data) != chunk.nbytes:
                     raise InputError(f"{self.path} was cut short while it was read; clear the task that writes it")
                 yield chunk
@@ -82,6 +91,51 @@ class ArrayFile:
 
     def all(self) -> npt.NDArray[Any]:
         """All rows in memory; meant for labels."""
+        return np.concatenate([np.empty((0, *self.shape[1:]), self.dtype), *self.chunks()])
+
+
+@dataclass(frozen=True)
+class JoinedArrays:
+    """Rows of several files as one array: those of the first file, then those of the others in the given order.
+
+    It is read in pieces, as an `ArrayFile` is. `order` has positions that are counted through `others`.
+    """
+
+    first: ArrayFile
+    others: tuple[ArrayFile, ...]
+    order: npt.NDArray[np.intp]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (len(self.first) + len(self.order), *self.first.shape[1:])
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self.first.dtype
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def sizes(self) -> list[int]:
+        """How many rows each chunk has."""
+        return [*chunk_sizes(len(self.first)), *chunk_sizes(len(self.order))]
+
+    def chunks(self) -> Iterator[npt.NDArray[Any]]:
+        """All rows in order, at most `CHUNK` at a time; raises as `ArrayFile.chunks`."""
+        yield from self.first.chunks()
+        ends = np.cumsum([len(file) for file in self.others])
+        for start in range(0, len(self.order), CHUNK):
+            wanted = self.order[start : start + CHUNK]
+            of = np.searchsorted(ends, wanted, side="right")
+            chunk = np.empty((len(wanted), *self.shape[1:]), self.dtype)
+            for number in np.unique(of):
+                here = of == number
+                file = self.others[number]
+                chunk[here] = file.rows(wanted[here] - (ends[number] - len(file)))
+            yield chunk
+
+    def all(self) -> npt.NDArray[Any]:
+        """All rows in memory; meant for labels and for the test set."""
         return np.concatenate([np.empty((0, *self.shape[1:]), self.dtype), *self.chunks()])
 
 

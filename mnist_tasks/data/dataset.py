@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from mnist_tasks.data.arrays import ArrayFile, open_array
+from mnist_tasks.data.arrays import ArrayFile, JoinedArrays, open_array
 from mnist_tasks.documents import DatasetDescription
 from mnist_tasks.system.errors import InputError, ModelError
 
@@ -51,10 +51,12 @@ def content_digest(arrays: Mapping[str, tuple[tuple[int, ...], Iterable[UInt8]]]
     """SHA-256 over the name, shape and bytes of each array: the same for the same digits from any source.
 
     Args:
-        arrays: for each of `ARRAYS` its shape, and its rows, uint8, in C-contiguous chunks.
+        arrays: for each of `ARRAYS`, or for some of them, its shape, and its rows, uint8, in C-contiguous chunks.
     """
     total = hashlib.sha256()
     for name in ARRAYS:
+        if name not in arrays:
+            continue
         shape, chunks = arrays[name]
         total.update(f"{name} uint8 {shape}\n".encode())
         for chunk in chunks:
@@ -63,8 +65,9 @@ def content_digest(arrays: Mapping[str, tuple[tuple[int, ...], Iterable[UInt8]]]
 
 
 def folder_digest(folder: Path) -> str:
-    """The content digest of the arrays in a folder; raises the errors of `ArrayFile.open`."""
-    files = {name: ArrayFile.open(folder / f"{name}.npy") for name in ARRAYS}
+    """The content digest of those arrays that are in a folder; raises the errors of `ArrayFile.open`."""
+    paths = {name: folder / f"{name}.npy" for name in ARRAYS}
+    files = {name: ArrayFile.open(path) for name, path in paths.items() if path.exists()}
     return content_digest({name: (file.shape, file.chunks()) for name, file in files.items()})
 
 
@@ -98,11 +101,19 @@ def scaled(pixels: UInt8) -> Float32:
     return np.divide(pixels, np.float32(PIXEL_MAX), dtype=np.float32)
 
 
+BATCHES = ".batches"  # beside the datasets: each batch of the inbox under the digest of its content
+
+
 @dataclass(frozen=True)
 class Dataset:
-    """A dataset's folder: the raw `.npy` files, the normalized images beside them, `dataset.json` and `figures/`."""
+    """A dataset's folder: `dataset.json`, `figures/`, the raw `.npy` files, the normalized images beside them.
+
+    A dataset with batches of the inbox shares its images: the folder of its `base` has the source's arrays, `.batches`
+    has those of each batch. They are put together when they are read.
+    """
 
     folder: Path
+    described: DatasetDescription | None = None  # while it is not written yet
 
     @property
     def digest(self) -> str:
@@ -119,21 +130,62 @@ class Dataset:
         except ModelError as error:
             raise InputError(f"{self.folder} is not a dataset: {error}") from error
 
+    def files(self, name: str) -> ArrayFile | JoinedArrays:
+        """One of the arrays `x_train`, `y_train`, `x_test`, `y_test`, to be read in pieces.
+
+        Raises:
+            InputError: if it cannot be read.
+        """
+        first, batches = self._parts(name)
+        if not batches:
+            return ArrayFile.open(first)
+        keys, labels = (
+            np.concatenate([ArrayFile.open(folder / f"{part}_{name[2:]}.npy").all() for folder in batches])
+            for part in ("keys", "y")
+        )
+        others = tuple(ArrayFile.open(folder / f"{name}.npy") for folder in batches)
+        # So that the digest depends neither on the form in which a batch came nor on its name.
+        return JoinedArrays(ArrayFile.open(first), others, np.lexsort((labels, keys)))
+
+    def _parts(self, name: str) -> tuple[Path, list[Path]]:
+        """The file with the source's images or labels, and the folders of the batches that add some."""
+        own = self.folder / f"{name}.npy"
+        if own.exists():
+            return own, []
+        description = self.described or self.description()
+        if description.base is None:
+            return own, []
+        folders = [self.folder.parent / BATCHES / str(batch.content) for batch in description.batches]
+        return (
+            self.folder.parent / description.base / f"{name}.npy",
+            [folder for folder in folders if (folder / f"{name}.npy").exists()],
+        )
+
     def array(self, name: str) -> npt.NDArray[Any]:
-        """One of the arrays `x_train`, `y_train`, `x_test`, `y_test`, memory-mapped."""
-        return open_array(self.folder / f"{name}.npy")
+        """One of the arrays `x_train`, `y_train`, `x_test`, `y_test`: memory-mapped, or in memory if it is joined."""
+        first, batches = self._parts(name)
+        return self.files(name).all() if batches else open_array(first)
 
     def normalized_path(self, split: Split) -> Path:
-        """Where `normalize` puts the images of a split as float32 in [0, 1]."""
-        return self.folder / f"x_{split}_normalized.npy"
+        """Where `normalize` puts the images of a split as float32 in [0, 1].
+
+        That is beside the raw images, if the batches add none to the split: then its base has the same.
+        """
+        first, batches = self._parts(f"x_{split}")
+        return (self.folder if batches else first.parent) / f"x_{split}_normalized.npy"
 
     def normalized(self, split: Split) -> Float32:
         """The images of a split as float32 in [0, 1], shape (n, 28, 28), memory-mapped."""
         return open_array(self.normalized_path(split), "normalize")
 
     def labels(self, split: Split) -> UInt8:
-        """The labels of a split, uint8, shape (n,), memory-mapped."""
+        """The labels of a split, uint8, shape (n,)."""
         return self.array(f"y_{split}")
+
+    def content_digest(self) -> str:
+        """The digest of the images and labels as they are now."""
+        files = {name: self.files(name) for name in ARRAYS}
+        return content_digest({name: (file.shape, file.chunks()) for name, file in files.items()})
 
     def verify(self, split: Split) -> None:
         """Check that all raw arrays, and a split's normalized images, are those that the digest names.
@@ -156,7 +208,7 @@ class Dataset:
         Raises:
             InputError: if the raw arrays do not have the digest that the folder is named after.
         """
-        files = {name: ArrayFile.open(self.folder / f"{name}.npy") for name in ARRAYS}
+        files = {name: self.files(name) for name in ARRAYS}
         wrong: list[Split] = []
         arrays = {name: (file.shape, file.chunks()) for name, file in files.items()}
         for split in splits:
@@ -169,7 +221,7 @@ class Dataset:
             )
         return wrong
 
-    def _compared(self, split: Split, raw: ArrayFile, wrong: list[Split]) -> Iterator[UInt8]:
+    def _compared(self, split: Split, raw: ArrayFile | JoinedArrays, wrong: list[Split]) -> Iterator[UInt8]:
         """The raw images of a split. The split is added to `wrong` if its normalized images differ."""
         try:
             images = ArrayFile.open(self.normalized_path(split), "normalize")
@@ -180,7 +232,7 @@ class Dataset:
             yield from raw.chunks()
             return
         same = True
-        for pixels, values in zip(raw.chunks(), images.chunks(), strict=True):
+        for pixels, values in zip(raw.chunks(), images.chunks(raw.sizes()), strict=True):
             same = same and np.array_equal(scaled(pixels).view(np.uint32), values.view(np.uint32))
             yield pixels
         if not same:

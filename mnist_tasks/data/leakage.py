@@ -8,16 +8,17 @@ those that were enlarged sixfold and prepared again (`python -m benchmarks.data`
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 
 import numpy as np
+import numpy.typing as npt
 
 from mnist_tasks.data.dataset import Float32, Split, split_name
 from mnist_tasks.data.neighbours import Indices, in_batches
 from mnist_tasks.data.profile import Profile
-from mnist_tasks.documents import Check
+from mnist_tasks.documents import Check, Nearest
 from mnist_tasks.gate_checks import verdict_of
 
 NEAR_DISTANCE = 0.003
@@ -25,17 +26,23 @@ CHUNKS_PER_BLOCK = 5
 NAMED_IMAGES = 5  # in a message
 
 
-def leakage(split: Split, ours: Profile, other: Profile) -> tuple[Check, Check]:
-    """No image may be on the other side of training and test as well, nor nearly."""
+def leakage(split: Split, exact: npt.NDArray[np.bool_], nearest: Sequence[Nearest]) -> tuple[Check, Check]:
+    """No image may be on the other side of training and test as well, nor nearly.
+
+    Args:
+        split: ours.
+        exact: of each of our images whether it is on the other side as well.
+        nearest: how close our images come to each part of the other side; at least one.
+    """
     opposite = split_name("test" if split == "train" else "train")
-    exact = np.isin(ours.keys, other.keys)
-    distances = distances_to(ours, other)
-    near = (distances < NEAR_DISTANCE) & ~exact
-    closest = max(0.0, distances.min())
+    near = np.zeros_like(exact)
+    near[sorted({position for part in nearest for position in part.near})] = True
+    near &= ~exact
+    closest = min(part.closest for part in nearest)
     nearly = f"are closer than {NEAR_DISTANCE} to a {opposite} image, the closest {closest:.4f}: remove them"
     return (
-        none_of("leakage", split, np.flatnonzero(exact), len(ours), f"are {opposite} images as well: remove them"),
-        replace(none_of("leakage", split, np.flatnonzero(near), len(ours), nearly), metric="near images"),
+        none_of("leakage", split, np.flatnonzero(exact), len(exact), f"are {opposite} images as well: remove them"),
+        replace(none_of("leakage", split, np.flatnonzero(near), len(exact), nearly), metric="near images"),
     )
 
 
@@ -58,9 +65,10 @@ def distances_to(ours: Profile, other: Profile) -> Float32:
     return 1 - best
 
 
-def _blocks(chunks: Iterator[Float32]) -> Iterator[Float32]:
+def _blocks(chunks: Iterable[Float32]) -> Iterator[Float32]:
     """Some 10,000 images at a time: the test set is one block."""
-    while block := list(islice(chunks, CHUNKS_PER_BLOCK)):
+    remaining = iter(chunks)
+    while block := list(islice(remaining, CHUNKS_PER_BLOCK)):
         yield np.concatenate(block)
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -29,7 +30,12 @@ def keys(images: UInt8) -> Keys:
 
 @dataclass
 class Profile:
-    """The labels, and what the rules need to know about the images, which stay on the disk."""
+    """The labels, and what the rules need to know about the images, which stay on the disk.
+
+    `keep` keeps the features in memory, once they have been computed: for images that others are compared with often.
+    """
+
+    STORED: ClassVar = ("histogram", "blank", "inverted")
 
     labels: UInt8 = field(default_factory=lambda: np.empty(0, np.uint8))
     keys: Keys = field(default_factory=lambda: np.empty(0, np.uint64))
@@ -37,6 +43,8 @@ class Profile:
     histogram: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(LEVELS, np.int64))
     blank: Indices = field(default_factory=lambda: np.empty(0, np.intp))
     inverted: Indices = field(default_factory=lambda: np.empty(0, np.intp))
+    keep: bool = False
+    _features: list[Float32] = field(default_factory=list)
 
     @classmethod
     def of(cls, folder: Path, split: Split) -> Profile:
@@ -57,7 +65,14 @@ class Profile:
             edge = np.concatenate([chunk[:, 0], chunk[:, -1], chunk[:, :, 0], chunk[:, :, -1]], axis=1)
             inverted.append(start + np.flatnonzero(np.median(edge, axis=1) > PIXEL_MAX / 2))
             start += len(chunk)
-        return cls(labels, np.concatenate(all_keys), (images,), histogram, *map(np.concatenate, (blank, inverted)))
+        return cls(
+            labels,
+            np.concatenate(all_keys),
+            (images,),
+            histogram,
+            np.concatenate(blank),
+            np.concatenate(inverted),
+        )
 
     def __add__(self, other: Profile) -> Profile:
         return Profile(
@@ -74,11 +89,18 @@ class Profile:
         """Images of each digit."""
         return [int(count) for count in np.bincount(self.labels, minlength=DIGITS)]
 
-    def features(self) -> Iterator[Float32]:
+    def features(self) -> Iterable[Float32]:
         """The features of all images, `CHUNK` at a time."""
-        for file in self.files:
-            for chunk in file.chunks():
-                yield features(chunk)
+        chunks = (features(chunk) for file in self.files for chunk in file.chunks())
+        if not self.keep:
+            return chunks
+        if not self._features:
+            self._features = list(chunks)
+        return self._features
+
+    def moved(self, folder: Path) -> Profile:
+        """The same profile after its files have been moved to another folder."""
+        return replace(self, files=tuple(replace(file, path=folder / file.path.name) for file in self.files))
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,15 @@
 """Write a dataset: the source's digits in their order, then those of the accepted batches.
 
 The batches' images are sorted by a hash of each image and by its label. So the digest of the content depends neither on
-the form in which a batch came nor on its name.
+the form in which a batch came nor on its name. No image is written twice: a dataset with batches refers to the dataset
+of its source and to the batches.
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,10 @@ import numpy as np
 import numpy.typing as npt
 
 from mnist_tasks.data import contact_sheets
-from mnist_tasks.data.arrays import CHUNK, ArrayFile, write_array
+from mnist_tasks.data.arrays import ArrayFile, JoinedArrays
 from mnist_tasks.data.batches import CheckedBatch
-from mnist_tasks.data.dataset import ARRAYS, DESCRIPTION, DIGITS, IMAGE_SHAPE, SPLITS, Dataset, UInt8, folder_digest
+from mnist_tasks.data.dataset import ARRAYS, DESCRIPTION, DIGITS, IMAGE_SHAPE, SPLITS, Dataset, UInt8
+from mnist_tasks.data.pieces import Piece
 from mnist_tasks.data.profile import LEVELS, TestSet
 from mnist_tasks.documents import DatasetDescription, MergedBatch
 from mnist_tasks.system.errors import InputError
@@ -29,88 +30,99 @@ MEANS = "means.png"
 
 
 def is_intact(folder: Path) -> bool:
-    """Whether a dataset's folder holds, byte for byte, the arrays that it is named after."""
+    """Whether a dataset's folder leads, byte for byte, to the arrays that it is named after."""
     try:
-        return (folder / DESCRIPTION).is_file() and folder_digest(folder) == folder.name
+        return (folder / DESCRIPTION).is_file() and Dataset(folder).content_digest() == folder.name
     except InputError:
         return False
 
 
-def merge(source: Path, batches: Sequence[CheckedBatch], target: Path) -> None:
-    """Write the source's arrays, followed by those of the accepted batches, to a new folder."""
-    target.mkdir()
-    for split in SPLITS:
-        images, labels = (ArrayFile.open(source / f"{axis}_{split}.npy") for axis in "xy")
-        added = [batch.profiles[split] for batch in batches if split in batch.profiles]
-        total = len(images) + sum(map(len, added))
-        new_labels = np.concatenate([np.empty(0, np.uint8), *(profile.labels for profile in added)])
-        new_keys = np.concatenate([np.empty(0, np.uint64), *(profile.keys for profile in added)])
-        order = np.lexsort((new_labels, new_keys))
-        write_array(target / f"y_{split}.npy", (total,), [labels.all(), new_labels[order]])
-        files = [file for profile in added for file in profile.files]
-        write_array(target / f"x_{split}.npy", (total, *IMAGE_SHAPE), chain(images.chunks(), _gather(files, order)))
-
-
-def write_dataset(
-    folder: Path, digest: str, arrays: Path, source: str, test_set: TestSet, batches: Sequence[CheckedBatch]
-) -> None:
-    """Fill a dataset's folder with the arrays, what is in them, and what they look like.
+def write_base(folder: Path, source: Piece, name: str, test_set: TestSet) -> Piece:
+    """Fill the folder of a dataset that is a source and nothing else; its arrays are moved there.
 
     Args:
         folder: an empty folder that becomes the dataset.
-        digest: of the content.
-        arrays: the folder that the arrays are moved from.
-        source: as the user named it.
+        source: its digits.
+        name: the source as the user named it.
+        test_set: the source's.
+    """
+    for array in ARRAYS:
+        (source.folder / f"{array}.npy").rename(folder / f"{array}.npy")
+    moved = source.moved(folder)
+    if moved.profiles:
+        moved.write_profile()
+        moved.write_measurements()
+    _describe(folder, DatasetDescription(digest=source.content, source=name, train_images=0, test_images=0), test_set)
+    return moved
+
+
+def write_merged(
+    folder: Path, digest: str, base: str, name: str, test_set: TestSet, batches: Sequence[CheckedBatch]
+) -> None:
+    """Fill the folder of a dataset that adds batches to a source; the arrays stay where they are.
+
+    Args:
+        folder: an empty folder that becomes the dataset.
+        digest: of all images and labels.
+        base: the digest of the source's dataset.
+        name: the source as the user named it.
         test_set: the source's.
         batches: the accepted ones.
     """
-    for name in ARRAYS:
-        (arrays / f"{name}.npy").rename(folder / f"{name}.npy")
-    dataset = Dataset(folder)
-    labels = {split: np.array(dataset.labels(split)) for split in SPLITS}
-    counts, means = _statistics(ArrayFile.open(folder / "x_train.npy"), labels["train"])
-    figures = folder / "figures"
-    figures.mkdir()
-    with best_effort(MEANS):
-        contact_sheets.mean_images(means, figures / MEANS)
     for batch in batches:
         if batch.sheet:
-            shutil.copyfile(batch.sheet, figures / batch.sheet.name)
+            (folder / "figures").mkdir(exist_ok=True)
+            shutil.copyfile(batch.sheet, folder / "figures" / batch.sheet.name)
+    _describe(folder, merged(digest, base, name, batches), test_set)
+
+
+def merged(digest: str, base: str, name: str, batches: Sequence[CheckedBatch]) -> DatasetDescription:
+    """What `dataset.json` says of a source with batches, before its images are counted."""
+    fields = ("name", "train_images", "test_images", "picture")
+    return DatasetDescription(
+        digest=digest,
+        # A model card must not say that this is MNIST and nothing else.
+        source=f"{name} with {len(batches)} of the inbox's batches",
+        base=base,
+        batches=[
+            MergedBatch(
+                **{field: getattr(batch.report, field) for field in fields},
+                content=batch.piece.content if batch.piece else None,
+            )
+            for batch in batches
+        ],
+        train_images=0,
+        test_images=0,
+    )
+
+
+def _describe(folder: Path, description: DatasetDescription, test_set: TestSet) -> None:
+    """Write `dataset.json`, with what is counted in the images, and draw the mean images."""
+    # The datasets that it is made of are found beside the place where it will be.
+    dataset = Dataset(folder, described=description)
+    labels = {split: np.array(dataset.labels(split)) for split in SPLITS}
+    counts, means = _statistics(dataset.files("x_train"), labels["train"])
+    (folder / "figures").mkdir(exist_ok=True)
+    with best_effort(MEANS):
+        contact_sheets.mean_images(means, folder / "figures" / MEANS)
     levels = np.arange(len(counts))
     mean = float(np.average(levels, weights=counts))
-    names = ("name", "train_images", "test_images", "picture")
     digits: dict[str, Any] = {
         f"{split}_images_per_digit": np.bincount(labels[split], minlength=DIGITS).tolist() for split in SPLITS
     }
-    description = DatasetDescription(
-        digest=digest,
-        # A model card must not say that this is MNIST and nothing else.
-        source=source + (f" with {len(batches)} of the inbox's batches" if batches else ""),
-        batches=[MergedBatch(**{name: getattr(batch.report, name) for name in names}) for batch in batches],
-        train_images=len(labels["train"]),
-        test_images=len(labels["test"]),
-        train_pixel_mean=mean,
-        train_pixel_std=float(np.sqrt(np.average((levels - mean) ** 2, weights=counts))),
-        train_pixel_histogram=counts.reshape(LEVELS, -1).sum(axis=1).tolist(),
-        **digits,
-        **asdict(test_set),
-    )
-    description.write(folder / DESCRIPTION)
+    found: dict[str, Any] = {
+        "train_images": len(labels["train"]),
+        "test_images": len(labels["test"]),
+        "train_pixel_mean": mean,
+        "train_pixel_std": float(np.sqrt(np.average((levels - mean) ** 2, weights=counts))),
+        "train_pixel_histogram": counts.reshape(LEVELS, -1).sum(axis=1).tolist(),
+    }
+    description.model_copy(update={**found, **digits, **asdict(test_set)}).write(folder / DESCRIPTION)
 
 
-def _gather(files: Sequence[ArrayFile], order: npt.NDArray[np.intp]) -> Iterator[UInt8]:
-    """The images of several files in the order of their positions, counted through all files."""
-    starts = np.cumsum([0, *map(len, files)])
-    for start in range(0, len(order), CHUNK):
-        wanted = order[start : start + CHUNK]
-        chunk = np.empty((len(wanted), *IMAGE_SHAPE), np.uint8)
-        for file, first, end in zip(files, starts[:-1], starts[1:], strict=True):
-            here = (wanted >= first) & (wanted < end)
-            chunk[here] = file.rows(wanted[here] - first)
-        yield chunk
-
-
-def _statistics(images: ArrayFile, labels: UInt8) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+def _statistics(
+    images: ArrayFile | JoinedArrays, labels: UInt8
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
     """How often each of the 256 grey levels occurs, and the mean image of each digit; NaN for one without images."""
     counts, sums, start = np.zeros(256, np.int64), np.zeros((DIGITS, *IMAGE_SHAPE), np.int64), 0
     for chunk in images.chunks():

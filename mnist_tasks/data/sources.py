@@ -175,5 +175,12 @@ def state(path: Path) -> str:
     with read_errors_named(path):
         for entry in walk(path):
             status = entry.lstat()
-            total.update(os.fsencode(entry) + f"\0{status.st_size} {status.st_mtime_ns} {status.st_ino}\0".encode())
+            numbers = f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns} {status.st_ino}"
+            total.update(os.fsencode(entry) + f"\0{numbers}\0".encode())
     return total.hexdigest()
+
+
+def last_change(path: Path) -> float:
+    """When anything at a path was changed last, in seconds since 1970."""
+    with read_errors_named(path):
+        return max(max(entry.lstat().st_ctime, entry.lstat().st_mtime) for entry in walk(path))

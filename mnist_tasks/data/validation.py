@@ -24,7 +24,7 @@ Distances are computed in chunks: memory does not grow with the data.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -32,6 +32,7 @@ import numpy as np
 from mnist_tasks.config import DataRules
 from mnist_tasks.data.dataset import DIGITS, SPLITS, Split, split_name
 from mnist_tasks.data.drift import Baseline, class_balance, label_drift, pixel_drift
+from mnist_tasks.data.known import Known
 from mnist_tasks.data.leakage import leakage, none_of, positions
 from mnist_tasks.data.neighbours import (
     NEIGHBOURS,
@@ -42,6 +43,7 @@ from mnist_tasks.data.neighbours import (
     evenly_spread,
     features,
 )
+from mnist_tasks.data.pieces import Piece
 from mnist_tasks.data.profile import Profile, TestSet
 from mnist_tasks.data.statistics import wilson_interval
 from mnist_tasks.documents import OVERALL, Check, DatasetDescription
@@ -65,12 +67,20 @@ class Verdicts:
         return [check.message for check in self.checks if check.verdict == "failed"]
 
 
+@dataclass(frozen=True)
+class LabelReference:
+    """What labels are compared with: `images` gives it, and is only called if something is new; `content` names it."""
+
+    content: str
+    images: Callable[[], Reference]
+
+
 def validate(
-    new: Mapping[Split, Profile],
-    known: Mapping[Split, Profile],
+    new: Piece,
+    known: Known,
     rules: DataRules,
     *,
-    reference: Reference,
+    reference: LabelReference,
     baseline: Baseline | None = None,
     unknown: Sequence[Split] = SPLITS,
     fixed_test_images: int | None = None,
@@ -78,8 +88,8 @@ def validate(
     """Check new images against each other and against known ones.
 
     Args:
-        new: a source's splits, or a batch's, with one or both of them.
-        known: the source's splits and those of the batches before; empty for the source itself.
+        new: a source, or a batch, with one or both splits.
+        known: the source and the batches accepted before; empty for the source itself.
         rules: the bounds.
         reference: what the labels are compared with: MNIST for a source, the source for a batch.
         baseline: what the shares of the digits and the pixels are compared with; None if there is nothing to compare
@@ -87,38 +97,50 @@ def validate(
         unknown: the splits of a source that may be others than MNIST's.
         fixed_test_images: how many of the known test images are the source's; for a batch.
     """
-    empty = Profile()
     checks = []
-    for split, images in new.items():
+    for split, images in new.profiles.items():
         checks += [
             none_of("blank", split, images.blank, len(images), "show nothing: remove them"),
             none_of("inverted", split, images.inverted, len(images), "are dark on light: invert them"),
-            *_same_images(split, images, known.get(split, empty), rules),
+            *_same_images(split, images, known.labels(split), rules),
         ]
-    train, test = new.get("train", empty), new.get("test", empty)
-    for split, images, other in (
-        ("train", train, known.get("test", empty) + test),
-        # What is new on both sides was compared above.
-        ("test", test, known.get("train", empty)),
-    ):
-        if len(images) and len(other):
-            checks += leakage(split, images, other)
+    for split in new.profiles:
+        checks += _leakage(split, new, known)
     doubted: dict[Split, Indices] = {}
-    for split, images in new.items():
-        if known:
-            doubted[split] = reference.contradicted(images.features(), images.labels)
-            checks.append(_wrong_labels(split, images, doubted[split], reference, rules))
+    for split, images in new.profiles.items():
+        if known.source:
+            doubted[split] = new.contradicted(split, reference.content, reference.images)
+            checks.append(_wrong_labels(split, new, doubted[split], reference, rules))
         elif split in unknown:
-            checks += _compared_with_mnist(split, images, reference, rules)
-        counts = (known.get(split, empty) + images).counts()
+            checks += _compared_with_mnist(split, images, reference.images(), rules)
+        counts = (known.counts(split) + images.counts()).tolist()
         checks += [
             class_balance(split, counts, rules),
             label_drift(split, counts, baseline, rules),
             pixel_drift(split, images.histogram, baseline, rules),
         ]
-    if len(test) and fixed_test_images is not None:
-        checks.append(_test_share(len(known["test"]) + len(test), fixed_test_images, rules))
+    if "test" in new.profiles and fixed_test_images is not None:
+        total = int(known.counts("test").sum()) + len(new.profiles["test"])
+        checks.append(_test_share(total, fixed_test_images, rules))
     return Verdicts(checks, doubted)
+
+
+def _leakage(split: Split, new: Piece, known: Known) -> Sequence[Check]:
+    """Compare a split with the other one of all that is known and, of training images, of the piece itself."""
+    other: Split = "test" if split == "train" else "train"
+    keys = new.profiles[split].keys
+    known_keys = known.labels(other)
+    exact = np.array([key in known_keys for key in keys.tolist()], bool)
+    # What is new on both sides is compared once.
+    own = [new] if split == "train" and other in new.profiles else []
+    if own:
+        exact |= np.isin(keys, new.profiles[other].keys)
+    nearest = [
+        new.nearest(split, [known.source] if known.source else own, source=True),
+        new.nearest(split, [*known.batches, *own] if known.source else [], source=False),
+    ]
+    found = [part for part in nearest if part]
+    return leakage(split, exact, found) if found else ()
 
 
 def compare_test_sets(test_set: TestSet, champion: DatasetDescription | None) -> Check:
@@ -163,17 +185,16 @@ def passed_schema(sizes: Mapping[Split, int]) -> Check:
     return Check("schema", "readable", OVERALL, None, None, None, "passed", message)
 
 
-def _same_images(split: Split, new: Profile, known: Profile, rules: DataRules) -> tuple[Check, Check]:
+def _same_images(split: Split, new: Profile, known: Mapping[int, int], rules: DataRules) -> tuple[Check, Check]:
     """Images that are there more than once: with one label they weigh double, with two one of them is wrong."""
-    both = known + new
-    order = np.argsort(both.keys, kind="stable")
-    same = both.keys[order][1:] == both.keys[order][:-1]
-    other_label = both.labels[order][1:] != both.labels[order][:-1]
-    # The later one of a pair; the sort is stable, so that it is of what is new if either is.
-    later = order[1:]
+    order = np.argsort(new.keys, kind="stable")
+    keys, labels = new.keys[order], new.labels[order].astype(np.int64)
+    # The label that the same image had before: earlier in what is new or, of the first one there, in what is known.
+    before = np.concatenate([[-1], labels[:-1]])
+    first = np.concatenate([[True], keys[1:] != keys[:-1]])
+    before[first] = [known.get(key, -1) for key in keys[first].tolist()]
     duplicates, conflicts = (
-        np.sort(later[same & condition & (later >= len(known))] - len(known))
-        for condition in (~other_label, other_label)
+        np.sort(order[(before >= 0) & condition]) for condition in (before == labels, before != labels)
     )
     share, bound = len(duplicates) / len(new), rules.max_duplicates
     passed = share <= bound + SLACK
@@ -187,13 +208,14 @@ def _same_images(split: Split, new: Profile, known: Profile, rules: DataRules) -
     return duplicate, none_of("conflicts", split, conflicts, len(new), "have another label elsewhere: correct them")
 
 
-def _wrong_labels(split: Split, images: Profile, doubted: Indices, reference: Reference, rules: DataRules) -> Check:
+def _wrong_labels(split: Split, new: Piece, doubted: Indices, reference: LabelReference, rules: DataRules) -> Check:
     """Of a batch: whether its labels are those of the images of the source that look like it."""
-    value, bound = wilson_interval(len(doubted), len(images))[0], rules.max_wrong_labels
+    images = len(new.profiles[split])
+    value, bound = wilson_interval(len(doubted), images)[0], rules.max_wrong_labels
     passed = value <= bound + SLACK
-    message = _contradicted(split, len(doubted), len(images), "the source", value, bound)
+    message = _contradicted(split, len(doubted), images, "the source", value, bound)
     if not passed:
-        way_up = _way_up(images, reference)
+        way_up = new.way_up(split, reference.content, reference.images)
         hint = f"; the digits look {way_up.words}" if way_up.wrong else ""
         message += f": {positions(doubted)}{hint}; correct them, or raise max_wrong_labels"
     return Check("max_wrong_labels", "share", split, value, bound, None, verdict_of(passed), message)
