@@ -258,6 +258,12 @@ class UnchangedConfig(Parameters):
         return (self.when_unchanged or ("skip" if by_itself else "retrain")) == "skip"
 
 
+class CleanConfig(Parameters):
+    """The parameters of a clean-up."""
+
+    dry_run: bool = Field(False, title="Dry run", description="Only say what would be removed.")
+
+
 class RollbackConfig(Parameters):
     """The parameters of a rollback."""
 

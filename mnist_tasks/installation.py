@@ -103,6 +103,35 @@ def duration(text: str) -> timedelta | None:
     return wait
 
 
+def keep_time(text: str) -> timedelta | None:
+    """Parse how long something is kept; return None for ever.
+
+    Raises:
+        InputError: if it is neither `forever` nor a number of days from 1 to 36500.
+    """
+    days = re.fullmatch(r"([0-9]{1,5})d", text.strip())
+    if text.strip() == "forever":
+        return None
+    if not days or not 1 <= int(days[1]) <= 36500:
+        raise InputError(
+            f"{text!r} is not a time to keep something; write days from 1d to 36500d, such as 90d, or forever"
+        )
+    return timedelta(days=int(days[1]))
+
+
+def keep_number(text: str) -> int | None:
+    """Parse how many of something are kept; return None for all.
+
+    Raises:
+        InputError: if it is neither `forever` nor a number from 1 to 1000000.
+    """
+    if text.strip() == "forever":
+        return None
+    if not re.fullmatch(r"[0-9]{1,7}", text.strip()) or not 1 <= int(text) <= 1_000_000:
+        raise InputError(f"{text!r} is not a number to keep; write one from 1 to 1000000, such as 100, or forever")
+    return int(text)
+
+
 def _folder(text: str) -> str:
     if "\0" in text or "\n" in text:
         raise InputError(f"{text!r} is not a path of a folder: it has a line break; rename the folder")
@@ -183,5 +212,8 @@ SETTINGS: Mapping[str, Setting] = {
     "MNIST_KUBERNETES_GPU_IMAGE": Setting("the image of train and evaluate under the KubernetesExecutor", str.strip),
     "MNIST_APPROVAL": Setting("how long a candidate waits for a person's approval, such as 24h", duration),
     "MNIST_NOTIFY": Setting("whom to tell what became of a run: a JSON list", _notifiers),
+    "MNIST_KEEP_RUNS": Setting("how long a run's working files are kept, such as 90d, or forever", keep_time, "90d"),
+    "MNIST_KEEP_VERSIONS": Setting("how many versions are kept, such as 100, or forever", keep_number, "100"),
+    "MNIST_KEEP_LOGS": Setting("how long Airflow's logs and finished runs are kept, or forever", keep_time, "90d"),
     "MNIST_COMMIT": Setting("the git commit that a container's image was built from", str.strip),
 }

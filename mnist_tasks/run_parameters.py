@@ -8,6 +8,7 @@ from typing import Any
 
 from mnist_tasks.config import (
     WITH_BETA_2,
+    CleanConfig,
     DataConfig,
     DataRules,
     RecipeName,
@@ -117,6 +118,11 @@ def run_form() -> dict[str, dict[str, Schema]]:
 def rollback_form() -> dict[str, dict[str, Schema]]:
     """As `run_form`, for a rollback."""
     return {"Rollback": _schemas(RollbackConfig)}
+
+
+def clean_form() -> dict[str, dict[str, Schema]]:
+    """As `run_form`, for a clean-up."""
+    return {"Clean-up": _schemas(CleanConfig)}
 
 
 def _schemas(group: type[Parameters]) -> dict[str, Schema]:

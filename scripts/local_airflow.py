@@ -69,12 +69,19 @@ class LocalAirflow:
 
     def spawn(self, name: str, *arguments: str) -> subprocess.Popen[bytes]:
         """Start an Airflow command. Its output goes to a log file of its own."""
+        return self._spawn(name, self.command(*arguments))
+
+    def spawn_script(self, name: str) -> subprocess.Popen[bytes]:
+        """Start one of the project's scripts in the same way."""
+        return self._spawn(name, [sys.executable, str(Path(__file__).with_name(f"{name}.py"))])
+
+    def _spawn(self, name: str, command: Sequence[str]) -> subprocess.Popen[bytes]:
         path = self.log_path(name)
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("wb") as log:
             # In a session of its own, so that Ctrl-C reaches only this launcher, which then stops the services.
             process = subprocess.Popen(
-                self.command(*arguments),
+                command,
                 env=self.environment,
                 cwd=PROJECT,
                 stdin=subprocess.DEVNULL,

@@ -20,6 +20,8 @@ from mnist_tasks import installation
 from mnist_tasks.system.errors import TaskError
 from mnist_tasks.workspace import Workspace
 
+CLEAN_AFTER, CLEAN_EVERY = 600, 24 * 3600  # seconds after the start, and from one clean-up to the next
+
 SERVICES = {
     "scheduler": ("scheduler", "--skip-serve-logs"),
     "dag-processor": ("dag-processor",),
@@ -46,8 +48,12 @@ def main() -> int:
                 print(f"  password  {airflow.new_password or f'as shown at the first start; it is in {passwords}'}")
                 if paused:
                     print(paused)
+            clean_at = time.monotonic() + CLEAN_AFTER
             while True:
                 airflow.check_services()
+                if time.monotonic() >= clean_at:
+                    clean_at += CLEAN_EVERY
+                    airflow.spawn_script("clean_airflow")
                 time.sleep(1)
     except (LaunchError, TaskError) as error:
         print(f"failed: {error}", file=sys.stderr)

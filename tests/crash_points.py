@@ -1,6 +1,7 @@
 """Break a writer of the model directory at every file-system step, and check what is left.
 
-`python -m tests.crash_points FOLDER` tries publishing, rolling back, pruning, retiring and undoing a retirement. It
+`python -m tests.crash_points FOLDER` tries publishing, rolling back, pruning, retiring and undoing a retirement; with
+`clean` behind it, the clean-up of the workspace in the folder's `start`. It
 counts the calls with which Python reaches the file system: open, write, sync, rename, link and remove. Before each of
 these calls in turn, the writer, which is a separate process, is killed with SIGKILL. If the call takes space, it also
 fails in another try as on a full disk. What is left after these kills is everything that a concurrent reader could see
@@ -19,10 +20,13 @@ import signal
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 from types import BuiltinFunctionType, FrameType
 from typing import Any
 
+from mnist_tasks.clean import clean
+from mnist_tasks.data.dataset import Dataset
 from mnist_tasks.registry import publishing
 from mnist_tasks.registry.model_directory import ModelDirectory
 from mnist_tasks.registry.repair import repair
@@ -32,6 +36,7 @@ from mnist_tasks.registry.rollback import roll_back
 from mnist_tasks.registry.verification import problems
 from mnist_tasks.registry.version import REPAIR
 from mnist_tasks.system.errors import InputError, ModelError
+from mnist_tasks.workspace import Workspace
 from tests.helpers import publish, stand_in, with_documents
 
 TAKES_SPACE = {"write", "sendfile", "mkdir", "symlink", "link", "fsync", "flush"}
@@ -257,6 +262,32 @@ def two_at_once(models: ModelDirectory, names: list[str], replaces: int | None) 
     return sorted(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids)
 
 
+def try_clean(folder: Path) -> int:
+    """Kill the clean-up of the workspace in `start` at every step; return the number of steps."""
+    settings: dict[str, Any] = {"keep_runs": timedelta(days=90), "keep_versions": 1}
+    expected: dict[str, int] | None = None
+    for stop in range(1, 10_000):
+        home = folder / "home"
+        shutil.rmtree(home, ignore_errors=True)
+        shutil.copytree(folder / "start", home, symlinks=True)
+        workspace = Workspace(home)
+        models = ModelDirectory(workspace.models)
+        ended = run_until(lambda _: clean(workspace, **settings), models, stop, full_disk=False)  # noqa: B023
+        look(models, {4})
+        needed = {str(version.metadata().dataset) for version in models.versions()}
+        for digest in needed:
+            assert Dataset(workspace.dataset(digest)).content_digest() == digest
+        assert all((run / "decision.json").exists() for run in (home / "runs").glob("run-*"))
+        clean(workspace, **settings)
+        left = {str(path.relative_to(home)): path.stat().st_size for path in home.rglob("*") if path.is_file()}
+        left = {path: size for path, size in left.items() if "history.jsonl" not in path}
+        expected = expected or left
+        assert left == expected
+        if ended == "complete":
+            return stop - 1
+    raise AssertionError("clean has no end")
+
+
 def main(folder: Path) -> None:
     prepare(ModelDirectory(folder / "start" / "models"))
     for name in OPERATIONS:
@@ -268,4 +299,7 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    if sys.argv[2:] == ["clean"]:
+        print(f"clean: killed at {try_clean(Path(sys.argv[1]))} points")
+    else:
+        main(Path(sys.argv[1]))

@@ -8,11 +8,13 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from mnist_tasks import installation
 from mnist_tasks.cli import models
 from mnist_tasks.cli.output import FAILED, NO, YES, AsJson, answer, printable
 from mnist_tasks.registry.model_directory import ModelDirectory
@@ -81,6 +83,24 @@ def predict(
         for path, digit in predictions
     )
     answer(answers, lines, as_json)
+    return YES
+
+
+@app.command("clean")
+def clean_up(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
+    as_json: AsJson = False,
+) -> int:
+    """Remove old runs' working files, old versions and unused datasets, as the settings MNIST_KEEP_... say."""
+    from mnist_tasks.clean import clean
+
+    cleaned = clean(
+        Workspace.from_environment(),
+        keep_runs=installation.value("MNIST_KEEP_RUNS"),
+        keep_versions=installation.value("MNIST_KEEP_VERSIONS"),
+        dry_run=dry_run,
+    )
+    answer(asdict(cleaned), [str(cleaned)], as_json)
     return YES
 
 

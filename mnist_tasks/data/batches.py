@@ -83,6 +83,7 @@ def check_batches(
         work: an empty folder for arrays and contact sheets.
     """
     if not batches:
+        store.write()
         return []
     baseline = baseline or Baseline.of_source(source.profiles)
     known = Known(source)

@@ -72,6 +72,8 @@ class BatchStore:
 
     def write(self) -> None:
         """Write the index: what is no longer in the inbox is forgotten."""
+        if self._now == self._known:
+            return
         self.folder.mkdir(exist_ok=True)
         InboxIndex(code=code_digest(), batches=self._now).write(self.folder / INDEX)
 

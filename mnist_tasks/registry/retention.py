@@ -13,7 +13,7 @@ from mnist_tasks.system.errors import InputError
 from mnist_tasks.system.files import atomic_folder, explained_read_errors, fsync
 
 
-def prune(models: ModelDirectory, keep: int) -> list[int]:
+def prune(models: ModelDirectory, keep: int, *, dry_run: bool = False) -> list[int]:
     """Remove all but the newest versions; the documents of a removed one stay in `pruned/`.
 
     These are never removed: the champion, the one before it, the version that a rollback would go back to, and the
@@ -23,6 +23,7 @@ def prune(models: ModelDirectory, keep: int) -> list[int]:
     Args:
         models: the model directory.
         keep: how many of the newest to keep, at least 1.
+        dry_run: only say which would be removed.
 
     Returns:
         The numbers of the removed versions.
@@ -43,7 +44,7 @@ def prune(models: ModelDirectory, keep: int) -> list[int]:
         needed.add(_fallback(models, history, champion, versions))
         removed = [version for version in list(versions.values())[:-keep] if version.number not in needed]
         recorded = {event.version for event in history.events if event.event == "pruned"}
-        for version in removed:
+        for version in [] if dry_run else removed:
             _remove(models, version, recorded=version.number in recorded)
         return [version.number for version in removed]
 
