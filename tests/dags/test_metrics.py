@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
 from pathlib import Path
@@ -16,7 +17,7 @@ from airflow.sdk import DAG
 from airflow.sdk.observability import stats
 from airflow.sdk.observability.metrics.stats_utils import get_stats_factory
 
-from mnist_tasks.workspace import Workspace
+from mnist_tasks.workspace import PROJECT, Workspace
 from tests.dags.conftest import states
 from tests.helpers import ANYTHING, free_port
 from tests.otlp import Key, Receiver, receiving
@@ -122,6 +123,10 @@ def test_a_promoted_and_a_rejected_run_send_what_their_documents_say(
     assert second[("accuracy", of("champion"))] == candidate["accuracy"]
     assert (second[("champion_version", ())], second[("rejected_in_a_row", ())]) == (1, 1)
     assert outcome("rejected").items() <= second.items()
+    page = (PROJECT / "docs" / "operations.md").read_text()
+    sent = {name for name, _ in [*first, *second]}
+    assert set(re.findall(r"`mnist\.([a-z_]+)`", page)) - {"event", "title", "message", "html", "link"} == sent
+    assert set(re.findall(r"airflow_mnist_([a-z_]+)", page)) <= sent
 
 
 def test_a_run_that_cannot_begin_sends_nothing_that_it_does_not_know(
