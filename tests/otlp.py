@@ -16,18 +16,21 @@ Key = tuple[str, tuple[tuple[str, str], ...]]
 
 
 class Receiver:
-    """The last value of each gauge that has arrived, and the names of all metrics."""
+    """The last value of each gauge that has arrived, and the names of all metrics and instances."""
 
     def __init__(self, url: str) -> None:
         self.url = url
         self.gauges: dict[Key, float] = {}
         self.names: set[str] = set()
+        self.instances: set[str] = set()
 
     def take(self, body: bytes) -> None:
         """Decode an export."""
         request = ExportMetricsServiceRequest()
         request.ParseFromString(body)
         for resource in request.resource_metrics:
+            attributes_of_resource = {each.key: each.value.string_value for each in resource.resource.attributes}
+            self.instances.add(attributes_of_resource["service.instance.id"])
             for scope in resource.scope_metrics:
                 for metric in scope.metrics:
                     self.names.add(metric.name)

@@ -24,6 +24,7 @@ def run(home: Path, npz: Path, url: str) -> subprocess.CompletedProcess[str]:
         "MNIST_HOME": str(home),
         "AIRFLOW__METRICS__OTEL_ON": "True",
         "OTEL_EXPORTER_OTLP_ENDPOINT": url,
+        "OTEL_RESOURCE_ATTRIBUTES": "service.instance.id=berlin",
     }
     arguments = [f"{name}={value}" for name, value in {"epochs": 1, "source": npz, **ANYTHING}.items()]
     return subprocess.run(
@@ -50,6 +51,7 @@ def test_the_numbers_of_a_run_arrive_with_those_of_airflow(tmp_path: Path, npz: 
     assert found[("images_per_second", ())] > 0
     assert found[("champion_version", ())] == 1
     assert "airflow.ti_successes" in receiver.names
+    assert receiver.instances == {"berlin"}
 
 
 def test_a_run_without_a_receiver_is_promoted_all_the_same(tmp_path: Path, npz: Path) -> None:
