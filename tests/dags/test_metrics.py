@@ -116,7 +116,7 @@ def test_a_promoted_and_a_rejected_run_send_what_their_documents_say(
         ("rejected_in_a_row", ()): 0,
         **outcome("promoted"),
     }
-    assert 0 <= age <= datetime.now(timezone.utc).timestamp() - since < 600
+    assert 0 <= age <= datetime.now(timezone.utc).timestamp() - since
 
     dags["mnist_training"].test(run_conf={**FAST, "source": str(npz), "min_accuracy": 0.99, "on_rejection": "fail"})
     second = flush()
