@@ -34,7 +34,10 @@ TIMEOUT_SECONDS = 10.0  # Airflow ends a task that is still busy 20 s after its 
 
 @dataclass(frozen=True)
 class Notification:
-    """What people are told. `event` is promoted, rejected, failed, waiting or rolled back; `title` is one line."""
+    """What people are told.
+
+    `event` is promoted, rejected, failed, waiting, rolled back, late or stale; `title` is one line.
+    """
 
     event: str
     title: str
@@ -105,24 +108,30 @@ class WebhookNotifier(BaseNotifier):
             raise ConnectionError(f"the webhook answered with status {answer.status_code}; look at its URL")
 
 
-def tell(context: Context, describe: Callable[[Context], Notification | None]) -> None:
-    """Describe what happened to each notifier. An error is logged and has no other effect."""
+def tell(context: Context, describe: Callable[[Context], Notification | None]) -> bool:
+    """Describe what happened to each notifier; return whether one of them has told it.
+
+    An error is logged and has no other effect.
+    """
     setting = os.environ.get(SETTING, "").strip()
     if not setting:
-        return
+        return False
     try:
         notification = describe(context)
     except Exception:
         log.warning("%s: what happened cannot be described", SETTING, exc_info=True)
-        return
+        return False
     if notification is None:
-        return
+        return False
+    told = False
     for name, notifier in _notifiers(setting):
         try:
             notifier({**context, "mnist": notification})
             log.info("told by %s: %s", name, notification.title)
+            told = True
         except Exception:
             log.warning("%s: %s failed; nothing else depends on it", SETTING, name, exc_info=True)
+    return told
 
 
 def tell_promotion(context: Context) -> None:
@@ -152,7 +161,7 @@ def _promotion(context: Context) -> Notification:
     workspace, decision = Workspace.from_environment(), _decision(context)
     version = version_of(decision, workspace.run(context["run_id"]), ModelDirectory(workspace.models))
     if version is None:
-        return _notification("failed", not_published(decision), f"{_comparison(decision)}\n{_champion_now()}", context)
+        return _notification("failed", not_published(decision), f"{_comparison(decision)}\n{champion_now()}", context)
     how = "promoted by force" if decision.forced else "promoted"
     return _notification("promoted", f"version {version} {how}", _comparison(decision), context)
 
@@ -163,26 +172,26 @@ def _rejection(context: Context) -> Notification | None:
     decision = _decision(context)
     if decision.outcome == UNCHANGED:
         return None
-    return _notification("rejected", "candidate rejected", f"{_comparison(decision)}\n{_champion_now()}", context)
+    return _notification("rejected", "candidate rejected", f"{_comparison(decision)}\n{champion_now()}", context)
 
 
 def _failure(context: Context) -> Notification:
     task, error = context["ti"].task_id, context.get("exception")
     # Airflow has no exception if the task's process died before it could report one.
     reason = str(error or "") or (type(error).__name__ if error else "its process ended; the task's log may say why")
-    return _notification("failed", f"{task} failed", f"{reason}\n{_champion_now()}", context)
+    return _notification("failed", f"{task} failed", f"{reason}\n{champion_now()}", context)
 
 
-def _champion_now() -> str:
+def champion_now() -> str:
     """Who is champion now, as a sentence. It is looked up, whatever has happened."""
     from mnist_tasks.registry.model_directory import ModelDirectory
     from mnist_tasks.system.errors import TaskError
 
     try:
-        champion_now = ModelDirectory(Workspace.from_environment().models).describe_champion()
+        clause = ModelDirectory(Workspace.from_environment().models).describe_champion()
     except TaskError as error:  # the failure is told of even if MNIST_HOME cannot be used
-        champion_now = f"the champion is unknown: {error}"
-    return f"{champion_now[0].upper()}{champion_now[1:]}."
+        clause = f"the champion is unknown: {error}"
+    return f"{clause[0].upper()}{clause[1:]}."
 
 
 def _rollback(context: Context) -> Notification:
@@ -210,9 +219,13 @@ def waiting(wait: str) -> Callable[[Context], Notification]:
 
 def _notification(event: str, what: str, text: str, context: Context, below: str = "") -> Notification:
     dag_id, run_id = context["ti"].dag_id, context["run_id"]
+    return Notification(event, f"{dag_id}: {what}", text, run_id, f"{run_page(dag_id, run_id)}{below}")
+
+
+def run_page(dag_id: str, run_id: str) -> str:
+    """The address of a run in Airflow's UI."""
     base = conf.get("api", "base_url", fallback=None) or "http://localhost:8080"
-    link = f"{base.rstrip('/')}/dags/{dag_id}/runs/{quote(run_id)}{below}"
-    return Notification(event, f"{dag_id}: {what}", text, run_id, link)
+    return f"{base.rstrip('/')}/dags/{dag_id}/runs/{quote(run_id)}"
 
 
 def _decision(context: Context) -> DecisionRecord:

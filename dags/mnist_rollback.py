@@ -8,6 +8,7 @@ from typing import Any
 
 from airflow.sdk import dag, task
 from mnist_common import CHAMPION, Context, airflow_params, no_retry_for_bad_input
+from mnist_metrics import send_figures
 from mnist_notify import tell_failure, tell_rollback
 
 from mnist_tasks.config import RollbackConfig
@@ -39,7 +40,7 @@ def mnist_rollback() -> None:
     the cause is not fixed.
     """
 
-    @task(multiple_outputs=False, outlets=[CHAMPION], on_success_callback=tell_rollback)
+    @task(multiple_outputs=False, outlets=[CHAMPION], on_success_callback=[tell_rollback, send_figures])
     @no_retry_for_bad_input()
     def rollback(params: Context = None, run_id: Context = None, outlet_events: Context = None) -> dict[str, Any]:
         from mnist_tasks.rollback import rollback

@@ -23,6 +23,7 @@ from mnist_common import (
     no_retry_for_bad_input,
     skip_as_before,
 )
+from mnist_metrics import send_figures
 from mnist_notify import tell_failure, tell_promotion, tell_rejection
 
 from mnist_tasks import installation
@@ -67,6 +68,7 @@ PARAMETERS = value("MNIST_PARAMS")
         "retry_exponential_backoff": 2.0,
         "max_retry_delay": timedelta(minutes=10),
         "execution_timeout": timedelta(minutes=10),
+        "on_success_callback": send_figures,
         "on_failure_callback": tell_failure,
     },
 )
@@ -96,7 +98,7 @@ def mnist_training() -> None:
     back to an older model with the DAG `mnist_rollback`.
     """
 
-    @task(multiple_outputs=False)
+    @task(multiple_outputs=False, on_failure_callback=[tell_failure, send_figures])
     @no_retry_for_bad_input()
     def load(params: Context = None, run_id: Context = None) -> dict[str, Any]:
         from mnist_tasks.load import load
@@ -157,8 +159,9 @@ def mnist_training() -> None:
         multiple_outputs=False,
         trigger_rule="none_failed",
         outlets=[CHAMPION],
-        on_success_callback=tell_promotion,
-        on_skipped_callback=tell_rejection,
+        on_success_callback=[tell_promotion, send_figures],
+        on_skipped_callback=[tell_rejection, send_figures],
+        on_failure_callback=[tell_failure, send_figures],  # on_rejection=fail is a failure, too
     )
     @no_retry_for_bad_input()
     def promote(

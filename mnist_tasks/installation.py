@@ -12,7 +12,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import time, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -145,14 +145,35 @@ def _schedule(text: str) -> str | None:
     if not text:
         return None
     try:
-        # Of Airflow's own names for schedules, croniter lacks this one.
-        croniter("0 0 1 */3 *" if text == "@quarterly" else text).get_next()
+        croniter(as_cron(text)).get_next()
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"{text!r} is not a time in cron's form: {error}; write five fields, such as '0 2 * * *' for 02:00 UTC "
             "every night, or leave it empty for runs by hand only"
         ) from error
     return text
+
+
+def as_cron(schedule: str) -> str:
+    """A schedule as croniter reads it, which lacks one of Airflow's own names."""
+    return "0 0 1 */3 *" if schedule == "@quarterly" else schedule
+
+
+def _time_of_day(text: str) -> time | None:
+    if not text.strip():
+        return None
+    match = re.fullmatch("([01][0-9]|2[0-3]):([0-5][0-9])", text.strip())
+    if not match:
+        raise InputError(
+            f"{text!r} is not a time of day from 00:00 to 23:59; write hours and minutes in UTC with two digits each, "
+            "such as 06:00, or leave it empty"
+        )
+    return time(int(match[1]), int(match[2]))
+
+
+def _stale(text: str) -> timedelta | None:
+    """Parse how old a champion may be; return None for an empty text and for `forever`."""
+    return None if text.strip() == "forever" else duration(text)
 
 
 def _name(text: str) -> str | None:
@@ -215,5 +236,7 @@ SETTINGS: Mapping[str, Setting] = {
     "MNIST_KEEP_RUNS": Setting("how long a run's working files are kept, such as 90d, or forever", keep_time, "90d"),
     "MNIST_KEEP_VERSIONS": Setting("how many versions are kept, such as 100, or forever", keep_number, "100"),
     "MNIST_KEEP_LOGS": Setting("how long Airflow's logs and finished runs are kept, or forever", keep_time, "90d"),
+    "MNIST_DEADLINE": Setting("tell if no run of the night has ended by then, such as 06:00 (UTC)", _time_of_day),
+    "MNIST_STALE": Setting("tell if the champion is older, such as 14d; empty or `forever` for never", _stale),
     "MNIST_COMMIT": Setting("the git commit that a container's image was built from", str.strip),
 }

@@ -45,6 +45,10 @@ class Workspace:
     def models(self) -> Path:
         return self.root / "models"
 
+    @property
+    def runs(self) -> Path:
+        return self.root / "runs"
+
     def inbox(self, name: str | None) -> Path | None:
         """The folder that batches are dropped into.
 
@@ -75,7 +79,7 @@ class Workspace:
                 f"run id {run_id!r} cannot name a folder: use at most 200 letters, digits and _ . ~ : + -, "
                 "not starting with a dot or a colon"
             )
-        return self.root / "runs" / run_id
+        return self.runs / run_id
 
     def dataset(self, digest: str) -> Path:
         """The folder of a dataset.
@@ -93,7 +97,6 @@ class Workspace:
         Raises:
             InputError: naming the folder, what cannot be done there or how much space it lacks, and the way out.
         """
-        runs = self.root / "runs"
-        for folder in (self.datasets, runs, self.models):
+        for folder in (self.datasets, self.runs, self.models):
             try_out(folder, links=folder == self.models)
-        require_space({runs: RUN, self.models: VERSION})
+        require_space({self.runs: RUN, self.models: VERSION})

@@ -24,7 +24,8 @@ from mnist_tasks.data.inbox import complete_batches
 REPORTED_KEY = "said"  # the prefix of the pages' keys; releases before pages kept up to 2,000 marks under it
 PAGES = 256
 MAX_MARKS_PER_PAGE = 3000  # 60 kB
-MAX_NAMED_BATCHES = 100  # in an event
+MAX_NAMED_BATCHES = 10  # in an event, which Airflow keeps and shows; the run's report names all of them
+MAX_NAME_CHARACTERS = 100
 
 
 class InboxTrigger(BaseEventTrigger):
@@ -54,7 +55,8 @@ class InboxTrigger(BaseEventTrigger):
                 self.log.warning("the inbox %s cannot be watched now: %s", self.folder, error)
                 new = []
             if new:
-                event = {"batches": new[:MAX_NAMED_BATCHES], "number": len(new)}
+                names = [name[:MAX_NAME_CHARACTERS] for name in new[:MAX_NAMED_BATCHES]]
+                event = {"batches": names, "number": len(new)}
                 yield TriggerEvent(event)  # type: ignore[no-untyped-call]
             await asyncio.sleep(self.every)
 

@@ -24,6 +24,8 @@ USER = "admin"
 # Meant for another Airflow (such as the address of a production database), for make, for another Python, or, in a git
 # hook, for another repository.
 FOREIGN = ("AIRFLOW", "_AIRFLOW", "MAKE", "PYTHON", "GIT_")
+# But for this: where to send metrics.
+METRICS = "AIRFLOW__METRICS__"
 # Set for a notebook or another project. Here figures are written to files, and the backend of Keras is TensorFlow.
 FOREIGN_NAMES = frozenset({"KERAS_BACKEND", "MPLBACKEND", "MATPLOTLIBRC"})
 
@@ -43,7 +45,9 @@ def surroundings(given: Mapping[str, str], home: Path, port: int, passwords: Pat
     kept = {
         name: value
         for name, value in given.items()
-        if not name.startswith(FOREIGN) and name not in FOREIGN_NAMES and name.lower() not in (*PROXIES, "no_proxy")
+        if (name.startswith(METRICS) or not name.startswith(FOREIGN))
+        and name not in FOREIGN_NAMES
+        and name.lower() not in (*PROXIES, "no_proxy")
     }
     # macOS ends a process that has forked, as Airflow's do for each task, at its first call of Objective-C.
     fork = {"OBJC_DISABLE_INITIALIZE_FORK_SAFETY": "YES"} if sys.platform == "darwin" else {}

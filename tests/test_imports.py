@@ -22,7 +22,7 @@ GROUPS = [
     ("registry",),
     ("training",),
     TASKS,
-    ("installation", "cli", "__main__"),
+    ("installation", "night", "cli", "__main__"),
 ]
 RANK = {name: rank for rank, group in enumerate(GROUPS) for name in group}
 MODULES = {

@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from datetime import timedelta
+from datetime import time, timedelta
 from pathlib import Path
 
 import pytest
@@ -34,6 +34,24 @@ BAD_BUT_NO_REASON_TO_STOP = [
     ("MNIST_NOTIFY", "{}", "it is not a JSON list of objects, each with a notifier"),
     ("MNIST_NOTIFY", "https://chat/secret", "it is not JSON: "),
     ("MNIST_NOTIFY", '[{"url": "https://chat/secret"}]', "entry 1 is not an object with the path of a class"),
+    *(
+        ("MNIST_DEADLINE", text, f"{text!r} is not a time of day from 00:00 to 23:59; write hours and minutes in UTC")
+        for text in (
+            "6",
+            "6:00",
+            "25:00",
+            "24:00",
+            "06:60",
+            "06:00Z",
+            "06:00 UTC",
+            "6am",
+            "06:00:00",
+            "\u0660\u0666:\u0660\u0660",
+        )
+    ),
+    ("MNIST_STALE", "14", "'14' is not a time to wait from 1s to 365d; write a number and s, m, h or d"),
+    ("MNIST_STALE", "never", "'never' is not a time to wait from 1s to 365d"),
+    ("MNIST_STALE", "0d", "'0d' is not a time to wait from 1s to 365d"),
     ("MNIST_APROVAL", "24h", "unknown setting; did you mean MNIST_APPROVAL?"),
     ("MNIST_COLOUR", "red", f"unknown setting; known: {', '.join(SETTINGS)}"),
 ]
@@ -77,6 +95,12 @@ def test_the_launchers_refuse_a_bad_setting_before_anything_starts(script: str, 
         ("MNIST_WATCH_INBOX", "30s", timedelta(seconds=30)),
         ("MNIST_APPROVAL", " ", None),
         ("MNIST_GPU_POOL", "", None),
+        ("MNIST_DEADLINE", "", None),
+        ("MNIST_DEADLINE", " 06:00 ", time(6)),
+        ("MNIST_DEADLINE", "23:59", time(23, 59)),
+        ("MNIST_STALE", "", None),
+        ("MNIST_STALE", "forever", None),
+        ("MNIST_STALE", "14d", timedelta(days=14)),
         ("MNIST_NOTIFY", "", []),
         ("MNIST_PARAMS", "", {}),
         ("MNIST_PARAMS", ' {"recipe": "cnn", "min_accuracy": 0.99}', {"recipe": "cnn", "min_accuracy": 0.99}),

@@ -16,12 +16,15 @@ This module imports neither NumPy nor TensorFlow, because Airflow's triggerer us
 from __future__ import annotations
 
 import hashlib
+import os
+import stat
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from mnist_tasks.system.errors import InputError, is_transient
-from mnist_tasks.system.files import is_clutter, printable, walk
+from mnist_tasks.system.files import is_clutter, printable
 
 QUIET_SECONDS = 600.0
 DONE = ".done"
@@ -52,30 +55,13 @@ def find_batches(inbox: Path, now: float | None = None) -> list[Batch]:
     Raises:
         InputError: if the inbox is not a folder or cannot be read.
     """
-    if not inbox.is_dir():
-        raise InputError(f"inbox: {inbox} is not a folder; make it, name another one, or use inbox=none")
-    now = time.time() if now is None else now
-    try:
-        names = sorted(path.name for path in inbox.iterdir())
-    except OSError as error:
-        if is_transient(error):
-            raise
-        raise InputError(
-            f"{inbox} cannot be read: {error.strerror}; give the user that runs the tasks access"
-        ) from error
-    markers = set(names)
-    return [
-        Batch(inbox / name, f"{name}{DONE}" in markers or _is_complete(inbox / name, now))
-        for name in names
-        # A marker is not a batch. A marker without a batch counts as one, so that the report names it.
-        if not is_clutter(name) and not (name.endswith(DONE) and name.removesuffix(DONE) in markers)
-    ]
+    return [batch for batch, _ in _look(inbox, time.time() if now is None else now)]
 
 
 def complete_batches(inbox: Path) -> dict[str, str]:
     """The complete batches by name, each with a stamp that changes when the batch's files change.
 
-    Without an inbox it is empty.
+    Without an inbox it is empty. Each file is looked at once, so that thousands of batches can be watched.
 
     Raises:
         InputError: if the inbox cannot be read.
@@ -83,10 +69,10 @@ def complete_batches(inbox: Path) -> dict[str, str]:
     if not inbox.exists():
         return {}
     found = {}
-    for batch in find_batches(inbox):
+    for batch, entries in _look(inbox, time.time()):
         if batch.complete:
             try:
-                found[batch.name] = _stamp(batch.path)
+                found[batch.name] = _stamp(_entries(batch.path) if entries is None else entries)
             except FileNotFoundError:  # it was removed meanwhile
                 continue
             except OSError as error:
@@ -96,26 +82,80 @@ def complete_batches(inbox: Path) -> dict[str, str]:
     return found
 
 
-def _is_complete(path: Path, now: float) -> bool:
+@dataclass(frozen=True)
+class _Entry:
+    """A batch itself, or something in it.
+
+    `parts` are the names that lead to it from the inbox, `status` is its own even if it is a link, and `is_folder` says
+    whether it is a folder or a link to one.
+    """
+
+    parts: tuple[str, ...]
+    status: os.stat_result
+    is_folder: bool
+
+
+def _look(inbox: Path, now: float) -> Iterator[tuple[Batch, list[_Entry] | None]]:
+    """Each batch, with its entries if they had to be looked at to know whether it is complete."""
+    if not inbox.is_dir():
+        raise InputError(f"inbox: {inbox} is not a folder; make it, name another one, or use inbox=none")
     try:
-        if path.is_dir() and (path / DONE).exists():
-            return True
-        changed = max(max(entry.lstat().st_mtime, entry.lstat().st_ctime) for entry in walk(path))
-    except FileNotFoundError:  # somebody is still changing the batch
-        return False
+        names = sorted(path.name for path in inbox.iterdir())
     except OSError as error:
         if is_transient(error):
             raise
-        return True
-    return now - changed >= QUIET_SECONDS
+        raise InputError(
+            f"{inbox} cannot be read: {error.strerror}; give the user that runs the tasks access"
+        ) from error
+    markers = set(names)
+    for name in names:
+        # A marker is not a batch. A marker without a batch counts as one, so that the report names it.
+        if is_clutter(name) or (name.endswith(DONE) and name.removesuffix(DONE) in markers):
+            continue
+        path = inbox / name
+        complete, entries = (True, None) if f"{name}{DONE}" in markers else _has_settled(path, now)
+        yield Batch(path, complete), entries
 
 
-def _stamp(path: Path) -> str:
+def _has_settled(path: Path, now: float) -> tuple[bool, list[_Entry] | None]:
+    """Whether a batch without a marker beside it is complete, with its entries if they could be read."""
+    try:
+        entries = _entries(path)
+    except FileNotFoundError:  # somebody is still changing the batch
+        return False, None
+    except OSError as error:
+        if is_transient(error):
+            raise
+        return True, None
+    marked = any(entry.parts == (path.name, DONE) for entry in entries)
+    changed = max(max(entry.status.st_mtime, entry.status.st_ctime) for entry in entries)
+    return marked or now - changed >= QUIET_SECONDS, entries
+
+
+def _entries(path: Path) -> list[_Entry]:
+    """A batch and everything in it. Only the batch itself is followed if it is a link."""
+    status = path.lstat()
+    is_folder = path.is_dir() if stat.S_ISLNK(status.st_mode) else stat.S_ISDIR(status.st_mode)
+    batch = _Entry((path.name,), status, is_folder)
+    return [batch, *(_inside(path, batch.parts) if batch.is_folder else ())]
+
+
+def _inside(folder: Path | str, parents: tuple[str, ...]) -> Iterator[_Entry]:
+    # Not `walk`, which looks at each entry again; the system tells a folder's entries along with their kinds.
+    with os.scandir(folder) as found:
+        for entry in found:
+            parts = (*parents, entry.name)
+            yield _Entry(parts, entry.stat(follow_symlinks=False), entry.is_dir())
+            if entry.is_dir(follow_symlinks=False):
+                yield from _inside(entry.path, parts)
+
+
+def _stamp(entries: list[_Entry]) -> str:
     """A digest of the names, sizes and times of a batch's files; only `load` reads their content."""
     digest = hashlib.sha256()
-    # In the order of their paths, as earlier releases had it: a stamp that changes starts a run.
-    for entry in sorted(walk(path)):
-        status = entry.lstat()
-        if not entry.is_dir() and entry.name != DONE:
-            digest.update(f"{entry.relative_to(path.parent)!r} {status.st_size} {status.st_mtime_ns}\n".encode())
+    # In the order and the words of earlier releases: a stamp that changes starts a run.
+    for entry in sorted(entries, key=lambda each: each.parts):
+        if not entry.is_folder and entry.parts[-1] != DONE:
+            path = f"PosixPath({'/'.join(entry.parts)!r})"
+            digest.update(f"{path} {entry.status.st_size} {entry.status.st_mtime_ns}\n".encode())
     return digest.hexdigest()[:16]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -125,7 +126,8 @@ def _root(request: Request) -> str:
 @app.get("/models")
 def models_page(request: Request) -> HTMLResponse:
     """The champion, all versions, and who was champion when."""
-    found = overview(ModelDirectory(Workspace.from_environment().models))
+    workspace = Workspace.from_environment()
+    found = overview(ModelDirectory(workspace.models), workspace.runs, datetime.now(timezone.utc))
     # The page depends on nothing else, so it is rendered again only if this has changed.
     last = LAST_RENDERED.get(_root(request))
     if last and last[0] == found:

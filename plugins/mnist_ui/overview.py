@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import lru_cache
 from itertools import zip_longest
 from pathlib import Path
@@ -31,6 +32,7 @@ from mnist_tasks.documents import (
     TrainingHistory,
     ValidationReport,
 )
+from mnist_tasks.registry.freshness import freshness
 from mnist_tasks.registry.model_directory import ModelDirectory
 from mnist_tasks.registry.version import DECISION, EVALUATION, METADATA, WAY_OUT, Version
 from mnist_tasks.system.errors import ModelError
@@ -100,14 +102,23 @@ class Overview:
     versions: list[VersionRow] = field(default_factory=list)
     reigns: list[Reign] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    freshness: str = ""
 
 
-def overview(models: ModelDirectory) -> Overview:
-    """Read the model directory as it is now: the newest version and the newest champion first."""
+def overview(models: ModelDirectory, runs: Path, now: datetime) -> Overview:
+    """Read the model directory as it is now: the newest version and the newest champion first.
+
+    Args:
+        models: the model directory.
+        runs: the folder of all runs.
+        now: the time, with a time zone, for the champion's age.
+    """
     found = Overview(models.root)
     champion = None
     try:
         champion = models.champion()
+        fresh = freshness(models, runs)
+        found.freshness = fresh.describe(now) if fresh else ""
     except (ModelError, OSError) as error:
         found.problems.append(str(error))
     found.problems += models.history_file.damaged_lines()

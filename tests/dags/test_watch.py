@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import hashlib
 import json
 import time
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -113,18 +115,41 @@ def test_what_fails_is_tried_again(tmp_path: Path) -> None:
 
 def test_any_number_of_batches_is_said_once_in_values_that_airflow_keeps(tmp_path: Path) -> None:
     inbox, store = tmp_path / "inbox", Store()
-    names = sorted(f"{number}.npz" for number in range(2500))
+    names = sorted(f"{number:0120}.npz" for number in range(5000))
     for name in names[:-1]:
         drop(inbox, name)
 
     (event,) = asyncio.run(first_event(watcher(inbox, store)))
-    assert event == {"batches": names[:100], "number": 2499}
+    assert event == {"batches": [name[:100] for name in names[:10]], "number": 4999}
     assert asyncio.run(watcher(inbox, store).look()) == []
     drop(inbox, names[-1])
     assert asyncio.run(watcher(inbox, store).look()) == [names[-1]]
     assert asyncio.run(watcher(inbox, store).look()) == []
     assert max(map(len, store.values.values())) < 65535
     assert len(json.dumps(["0" * 16] * MAX_MARKS_PER_PAGE)) < 65535
+
+
+def test_looking_again_and_again_needs_no_more_memory_and_asks_airflow_nothing(tmp_path: Path) -> None:
+    inbox, store = tmp_path / "inbox", Store()
+    for number in range(1000):
+        drop(inbox, f"{number}.npz")
+    trigger = watcher(inbox, store)
+    held = []
+    tracemalloc.start()
+    try:
+        for _ in range(5):
+            asyncio.run(trigger.look())
+            gc.collect()
+            # Only what the trigger holds: other tests have left threads that allocate something now and then.
+            snapshot = tracemalloc.take_snapshot().filter_traces([tracemalloc.Filter(True, "*inbox.py")])
+            held.append(sum(trace.size for trace in snapshot.traces))
+            store.calls = 0  # from now on it fails
+    finally:
+        tracemalloc.stop()
+
+    # If each look kept something of each batch, it would take 100 kB a look.
+    assert held[0] > 50_000, held
+    assert held[-1] - held[0] < 50_000, held
 
 
 async def first_event(trigger: InboxTrigger) -> list[Any]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -69,6 +72,54 @@ def test_a_batch_that_goes_away_meanwhile_is_left_out(inbox: Path, monkeypatch: 
     monkeypatch.setattr(Path, "lstat", gone)
 
     assert complete_batches(inbox) == {}
+
+
+def test_a_stamp_is_that_of_earlier_releases(inbox: Path) -> None:
+    """Otherwise an upgrade would report every batch once more."""
+    for path in ("folder/b/2", "folder/a", "folder/a.b", "folder/b.c", "folder/\udcff 'x'", "folder/.done", "file"):
+        (inbox / path).parent.mkdir(parents=True, exist_ok=True)
+        (inbox / path).write_text(path.replace("\udcff", ""))
+    (inbox / "folder" / "link to a folder").symlink_to("b")
+    (inbox / "folder" / "link to a file").symlink_to("a")
+    (inbox / "folder" / "link to nothing").symlink_to("nothing")
+    (inbox / "linked").symlink_to("folder")
+    stamps = {}
+    for name in ("folder", "file", "linked"):
+        (inbox / f"{name}.done").touch()
+        folder, digest = (inbox / name).resolve(), hashlib.sha256()
+        inside = [inbox / name / entry.relative_to(folder) for entry in folder.rglob("*")]
+        for entry in sorted([inbox / name, *inside]):
+            if not entry.is_dir() and entry.name != ".done":
+                status = entry.lstat()
+                digest.update(f"{entry.relative_to(inbox)!r} {status.st_size} {status.st_mtime_ns}\n".encode())
+        stamps[name] = digest.hexdigest()[:16]
+
+    assert complete_batches(inbox) == stamps
+
+
+def test_each_file_of_many_batches_is_looked_at_once(inbox: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(500):
+        (inbox / f"{number}.npz").touch()
+        (inbox / f"{number}").mkdir()
+        for name in ("images", "labels"):
+            (inbox / f"{number}" / name).touch()
+    (inbox / "0" / ".done").touch()
+    looks = 0
+
+    def counted(look: Callable[..., os.stat_result]) -> Callable[..., os.stat_result]:
+        def count(*arguments: Any, **options: Any) -> os.stat_result:
+            nonlocal looks
+            looks += 1
+            return look(*arguments, **options)
+
+        return count
+
+    for name in ("stat", "lstat"):
+        monkeypatch.setattr(os, name, counted(getattr(os, name)))
+
+    assert list(complete_batches(inbox)) == ["0"]
+    # The system's listing of a folder has the kinds of its entries; their own status is asked for beside `os`.
+    assert looks < 1010
 
 
 def test_an_inbox_that_cannot_be_read_is_named(inbox: Path) -> None:

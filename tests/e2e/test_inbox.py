@@ -23,6 +23,7 @@ from tests.helpers import COUNTS, HANG_SECONDS, logged_in, served
 pytestmark = pytest.mark.slow
 
 RUNS = "/api/v2/dags/mnist_training/dagRuns"
+BATCHES = 5000
 SKIPPED = {
     **dict.fromkeys(("load", "normalize"), "success"),
     **dict.fromkeys(("train", "evaluate", "promote"), "skipped"),
@@ -63,6 +64,12 @@ class Airflow:
     def states(self, run: dict[str, Any]) -> dict[str, str]:
         answer = self.client.get(f"{RUNS}/{run['dag_run_id']}/taskInstances").raise_for_status().json()
         return {task["task_id"]: task["state"] for task in answer["task_instances"]}
+
+    def events(self, run: dict[str, Any]) -> list[dict[str, Any]]:
+        """Return the asset events that have started a run."""
+        path = f"{RUNS}/{run['dag_run_id']}/upstreamAssetEvents"
+        events: list[dict[str, Any]] = self.client.get(path).raise_for_status().json()["asset_events"]
+        return events
 
     def logs(self, run: dict[str, Any], task: str) -> str:
         (path,) = (self.home.root / "airflow" / "logs").glob(
@@ -133,6 +140,33 @@ def test_a_batch_makes_one_run_whatever_restarts_and_unchanged_nights_need_no_te
     took = [seconds(run) for run in (unchanged, night)]
     COUNTS.append(f"runs on which nothing had changed took {took[0]:.1f} and {took[1]:.1f} s")
     assert not list((home.root / "airflow" / "logs").rglob("attempt=2.log"))
+
+
+def test_thousands_of_batches_make_one_run_and_one_more_makes_another_after_a_restart(home: Workspace) -> None:
+    inbox = home.root / "inbox"
+    inbox.mkdir()
+    for number in range(BATCHES):
+        (inbox / f"{number}.npz").write_bytes(b"no archive")
+        (inbox / f"{number}.npz.done").touch()
+
+    with up(home, schedule="") as airflow:
+        first = airflow.ended("asset_triggered", 1)
+        assert (first["state"], airflow.states(first)["load"]) == ("success", "success")
+        (event,) = airflow.events(first)
+        assert event["extra"]["payload"]["number"] == BATCHES
+        assert len(json.dumps(event["extra"])) < 2000
+        time.sleep(10)
+        assert len(airflow.runs("asset_triggered")) == 1
+
+    with up(home, schedule="") as airflow:
+        drop(home, "one-more.npz")
+        second = airflow.ended("asset_triggered", 2)
+        (event,) = airflow.events(second)
+        assert event["extra"]["payload"] == {"batches": ["one-more.npz"], "number": 1}
+        time.sleep(10)
+        assert len(airflow.runs("asset_triggered")) == 2
+    took = [seconds(run) for run in (first, second)]
+    COUNTS.append(f"runs with {BATCHES:,} batches in the inbox took {took[0]:.1f} and {took[1]:.1f} s")
 
 
 def seconds(run: dict[str, Any]) -> float:

@@ -599,6 +599,22 @@ def test_a_run_on_which_nothing_has_changed_says_so(
     assert promoted not in page.text
 
 
+def test_the_page_of_the_models_says_how_old_the_champion_is_and_how_many_runs_were_rejected_since(
+    browser: Browser, home: Workspace, promoted: str
+) -> None:
+    assert "The champion, version 1, is less than a day old." in browser.get("/models").text
+    assert "rejected" not in browser.get("/models").text
+
+    history = home.models / "history.jsonl"
+    event = json.loads(history.read_text())
+    event["time"] = (datetime.now(timezone.utc) - timedelta(days=20, hours=1)).isoformat()
+    history.write_text(json.dumps(event) + "\n")
+    for number in range(2, 5):
+        promote(evaluated_run(home, f"{promoted}.{number}", 0.9, (1, 0.98)), home.models, GateConfig())
+    text = "The champion, version 1, is 20 days old. The last 3 runs were rejected."
+    assert text in browser.get("/models").text
+
+
 def test_a_promoted_run_is_champion_on_the_page_of_the_models(browser: Browser, home: Workspace, promoted: str) -> None:
     page = browser.get("/models")
     assert "Champion: version 1" in page.text
@@ -1231,13 +1247,14 @@ def test_no_page_imports_numpy_or_tensorflow(home: Workspace) -> None:
     evaluated_run(home, "second")
     code = """
 import sys
+from datetime import datetime, timezone
 from pathlib import Path
 before = set()
 sys.path.insert(0, "plugins")
 from mnist_ui.app import ModelDirectory, Workspace, damage, overview, published_by, report
 workspace = Workspace(Path(sys.argv[1]))
 models = ModelDirectory(workspace.models)
-assert overview(models).champion.number == 1
+assert overview(models, workspace.runs, datetime.now(timezone.utc)).champion.number == 1
 assert not damage(models, models.version("1"))
 assert report(models.version("1").folder, workspace.datasets, "metadata.json").models
 assert report(workspace.run_folder("second"), workspace.datasets).checks == []
