@@ -1,6 +1,7 @@
 """Remove Airflow's own logs, and its rows about what has ended, that are older than MNIST_KEEP_LOGS.
 
-`make up` runs it once a day, and so does the team stack. It needs the environment of the Airflow that it cleans.
+It needs the environment of the Airflow that it cleans. `make up` runs it once a day. In the team stack, with `--daily`,
+it waits for the next day itself, and touches a file that tells that it is alive.
 """
 
 from __future__ import annotations
@@ -10,8 +11,12 @@ import sys
 import time
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import NoReturn
 
 from mnist_tasks import installation
+
+CLEAN_AFTER, CLEAN_EVERY = 600, 24 * 3600  # seconds after the start, and from one clean-up to the next
+ALIVE = Path("/tmp/alive")  # noqa: S108 - of a container, whose /tmp nobody else writes to
 
 
 def remove_logs(folder: Path, before: float) -> int:
@@ -27,7 +32,19 @@ def remove_logs(folder: Path, before: float) -> int:
     return removed
 
 
+def daily() -> NoReturn:
+    """Clean some minutes after the start and then once a day, for ever."""
+    due = time.monotonic() + CLEAN_AFTER
+    while True:
+        ALIVE.touch()
+        if time.monotonic() >= due:
+            due += CLEAN_EVERY
+            main()
+        time.sleep(60)
+
+
 def main() -> int:
+    """Clean once; return the status of Airflow's command."""
     keep = installation.value("MNIST_KEEP_LOGS")
     if keep is None:
         return 0
@@ -44,4 +61,6 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    if sys.argv[1:] == ["--daily"]:
+        daily()
     sys.exit(main())

@@ -12,6 +12,7 @@ import sys
 import time
 
 from airflow_api import LaunchError, require_dag
+from clean_airflow import CLEAN_AFTER, CLEAN_EVERY
 from local_airflow import local_airflow
 from process_tree import Stopped, stop_on_signals
 from surroundings import HOST, USER
@@ -19,8 +20,6 @@ from surroundings import HOST, USER
 from mnist_tasks import installation
 from mnist_tasks.system.errors import TaskError
 from mnist_tasks.workspace import Workspace
-
-CLEAN_AFTER, CLEAN_EVERY = 600, 24 * 3600  # seconds after the start, and from one clean-up to the next
 
 SERVICES = {
     "scheduler": ("scheduler", "--skip-serve-logs"),

@@ -138,3 +138,11 @@ def test_looking_imports_neither_tensorflow_nor_numpy() -> None:
     command = [sys.executable, "-c", script]
 
     assert subprocess.run(command, check=True, capture_output=True, text=True).stdout == "set()\n"
+
+
+def test_what_file_managers_leave_is_no_batch(inbox: Path) -> None:
+    for name in ("Thumbs.db", "desktop.ini", ".DS_Store", "digits.npz"):
+        (inbox / name).touch()
+    (inbox / "@eaDir").mkdir()
+
+    assert [batch.name for batch in find_batches(inbox)] == ["digits.npz"]

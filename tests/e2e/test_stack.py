@@ -28,7 +28,17 @@ from mnist_tasks.workspace import PROJECT
 from tests.helpers import COUNTS, HANG_SECONDS, free_port
 
 BASES = ("python:3.12-slim-bookworm", "postgres:17", "redis:7")
-SERVICES = ("api-server", "dag-processor", "postgres", "redis", "scheduler", "triggerer", "worker", "worker-gpu")
+SERVICES = (
+    "api-server",
+    "cleaner",
+    "dag-processor",
+    "postgres",
+    "redis",
+    "scheduler",
+    "triggerer",
+    "worker",
+    "worker-gpu",
+)
 HEALTHY = [(service, "healthy") for service in SERVICES]
 DOCKER, MAKE = (shutil.which(name) or name for name in ("docker", "make"))
 TASKS = ("load", "normalize", "train", "evaluate", "promote")
