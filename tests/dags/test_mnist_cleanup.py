@@ -30,8 +30,7 @@ def old(home: Workspace) -> Workspace:
 
 
 def test_it_runs_every_day_and_one_at_a_time(dag: DAG) -> None:
-    assert dag.schedule == "0 12 * * *"
-    assert (dag.max_active_runs, dag.catchup) == (1, False)
+    assert (str(dag.schedule), dag.max_active_runs, dag.catchup) == ("0 12 * * *", 1, False)
     assert dag.doc_md
 
 
