@@ -51,13 +51,13 @@ def picture(mask: Mask, kind: str, rng: Rng, longest: int = SIZES[1]) -> Image.I
     width, height = ((size, size), (size, round(size * 0.75)), (round(size * 0.75), size))[rng.integers(3)]
     ink = _placed(mask, kind, (width, height), rng)
     paper = np.clip(rng.uniform(205, 252) + rng.normal(0, 5, 3), 180, 255).astype(np.float32)
-    page = np.broadcast_to(paper, (height, width, 3))
+    page: Float32 = np.broadcast_to(paper, (height, width, 3)).astype(np.float32)
     lines = rng.random() < 0.25 if kind == "telephone" else kind == "lined"
     if lines:
         page = _ruled(page, rng)
     colour = np.array(INKS[rng.integers(len(INKS))], np.float32) + rng.normal(0, 5, 3).astype(np.float32)
     strength = (np.asarray(ink, np.float32) / 255 * rng.uniform(0.85, 1))[..., None]
-    page = page * (1 - strength) + colour * strength
+    page = (page * (1 - strength) + colour * strength).astype(np.float32)
     image = Image.fromarray(np.clip(page, 0, 255).astype(np.uint8))
     if kind == "telephone":
         image = _perspective(image, rng)

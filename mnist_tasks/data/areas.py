@@ -93,7 +93,8 @@ class Areas:
     def gaps(self, area: int, axis: int) -> Counts:
         """How many pixels each box is above or below that one (axis 0), or beside it (1); negative if they overlap."""
         first, last = self.boxes[:, axis], self.boxes[:, axis + 2]
-        return np.maximum(first - last[area], first[area] - last)
+        gaps: Counts = np.maximum(first - last[area], first[area] - last)
+        return gaps
 
     def mask(self, chosen: Mask) -> Mask:
         """The mask of the areas that are chosen, by a mask of shape (n,)."""

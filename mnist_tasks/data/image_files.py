@@ -113,16 +113,19 @@ def prepare_picture(image: Image.Image) -> Prepared:
     for page in ("white", "black"):
         pixels = _grey(image, page)
         paper = float(np.median(_edge(pixels)))
-        ink = paper - pixels if paper > PIXEL_MAX / 2 else pixels - paper
-        if ink.max() >= LEAST_CONTRAST:
+        dark_on_light = paper > PIXEL_MAX / 2
+        if max(paper - pixels.min(), pixels.max() - paper) >= LEAST_CONTRAST:
             break
     else:
         raise InputError("it shows nothing: all of its pixels look alike")
     if pixels.shape == IMAGE_SHAPE:
-        return Prepared(np.round(PIXEL_MAX - pixels if paper > PIXEL_MAX / 2 else pixels).astype(np.uint8))
+        return Prepared(np.round(PIXEL_MAX - pixels if dark_on_light else pixels).astype(np.uint8))
+    ink = paper - pixels if dark_on_light else pixels - paper
+    if ink.max() < LEAST_CONTRAST:  # such as grey paper in little light
+        ink = -ink
     ink = np.clip(ink / ink.max(), 0, 1)
     digit = None
-    if _edge(ink).max() > EVEN or (paper <= PIXEL_MAX / 2 and _shows_page(ink >= INK)):
+    if _edge(ink).max() > EVEN or (not dark_on_light and _shows_page(ink >= INK)):
         digit = digit_on_paper(pixels)
         if digit is None and ((ink > EVEN) & (ink < 1 - EVEN)).mean() > TWO_TONES:
             raise InputError("it shows no digit: nothing stands out from the paper")

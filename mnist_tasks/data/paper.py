@@ -29,7 +29,7 @@ WINDOWS = (0.25, 0.12)  # of the shorter side: no stroke is so wide, or only one
 LEAST_INK = 0.08  # of the paper's light: what is fainter is taken for the paper's own unevenness
 NOISES = 4.0  # standard deviations of the noise from which something is ink
 BROAD = 0.03  # of the longer side: no ruled line is so thick
-LEAST_EXTENT, LEAST_PIXELS = 10, 20  # pixels: what is smaller is no digit
+LEAST_EXTENT, LEAST_PIXELS = 8, 12  # pixels: what is smaller is no digit
 NEAR, PART = 0.2, 0.05  # how close a part is to the rest, by the digit's size, and how large, by the rest's
 
 
@@ -49,26 +49,31 @@ class Candidate:
     mask: Mask
     others: int
 
-    def clearness(self) -> float:
-        """How far the digit's ink is from what surrounds it, by their standard deviations."""
+    def clearness(self, pixels: Float32 | None = None, reaches: float = 0.15) -> float:
+        """How far the digit's ink, or pixels, are from those around it, by their standard deviations.
+
+        Around it is what is away by at most a share of its own size.
+        """
+        pixels = self.ink if pixels is None else pixels
         rows, columns = np.nonzero(self.mask)
-        reach = max(3, round(0.15 * max(np.ptp(rows), np.ptp(columns))))
+        reach = max(3, round(reaches * max(np.ptp(rows), np.ptp(columns))))
         around = grown(self.mask, 2 * reach + 1) & ~grown(self.mask, 3)
         if not around.any():
             return 0.0
-        digit, paper = self.ink[self.mask], self.ink[around]
-        return float((digit.mean() - paper.mean()) / (digit.std() + paper.std() + 1e-3))
+        digit, paper = pixels[self.mask], pixels[around]
+        return float(abs(digit.mean() - paper.mean()) / (digit.std() + paper.std() + 1e-3))
 
 
 def digit_on_paper(grey: Float32) -> Digit | None:
     """The digit of a picture in grey from 0 to 255, or None if nothing stands out from the paper."""
     work = _reduced(grey, WORKING_SIDE)
-    found = [*_candidates(work)]
+    best = _clearest(work)
     if not _dark_on_light(work):  # or it is light paper on a dark table
-        found += _candidates(PIXEL_MAX - work)
-    if not found:
+        both = [candidate for candidate in (best, _clearest(PIXEL_MAX - work)) if candidate]
+        # Not by the ink: inside a stroke of chalk the board looks like ink, as clear as any.
+        best = max(both, key=lambda candidate: candidate.clearness(work, 0.3), default=None)
+    if not best:
         return None
-    best = max(found, key=Candidate.clearness)
     ink = np.where(grown(best.mask, 3), best.ink, 0) / np.percentile(best.ink[best.mask], 75)
     return Digit(_cut(np.clip(ink, 0, 1).astype(np.float32), best.mask), best.others)
 
@@ -84,7 +89,8 @@ def digit_on_white(ink: Float32, least: float) -> Digit:
 
 def _cut(ink: Float32, mask: Mask) -> Float32:
     rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
-    return ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    cut: Float32 = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    return cut
 
 
 def _reduced(grey: Float32, side: int) -> Float32:
@@ -94,6 +100,10 @@ def _reduced(grey: Float32, side: int) -> Float32:
         return grey
     size = [max(1, round(length * scale)) for length in reversed(grey.shape)]
     return np.asarray(Image.fromarray(grey).resize(size, Image.Resampling.BOX), np.float32)
+
+
+def _clearest(grey: Float32) -> Candidate | None:
+    return max(_candidates(grey), key=Candidate.clearness, default=None)
 
 
 def _candidates(grey: Float32) -> Iterator[Candidate]:
@@ -112,7 +122,8 @@ def _even_ink(grey: Float32, window: float) -> Float32:
     image = Image.fromarray(closed(small, _odd(window * min(small.shape))))
     light = np.asarray(image.resize((grey.shape[1], grey.shape[0]), Image.Resampling.BICUBIC), np.float32)
     ratio = grey / np.maximum(light, 1)
-    return (1 - ratio / max(float(np.median(ratio)), 1e-3)).astype(np.float32)
+    ink: Float32 = (1 - ratio / max(float(np.median(ratio)), 1e-3)).astype(np.float32)
+    return ink
 
 
 def _odd(length: float) -> int:
