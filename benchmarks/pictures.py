@@ -1,6 +1,6 @@
 """How well the champion reads pictures as people take them: rendered from fonts and from MNIST's own handwriting.
 
-python -m benchmarks.pictures [pictures of each kind] [seed] [folder of fonts, else /usr/share/fonts]
+python -m benchmarks.pictures [pictures of each kind] [seed] [folder of fonts, else /usr/share/fonts]; after make run
 
 Each row has one kind of picture: the share that is answered rightly, whether sure or not; the share that is called
 unsure; of the wrong answers, those that claim more than 0.9 and are not called unsure.
@@ -142,7 +142,7 @@ def main(count: int, seed: int, root: Path) -> None:
 if __name__ == "__main__":
     arguments = sys.argv[1:]
     main(
-        int(arguments[0]) if arguments else 175,
+        int(arguments[0]) if arguments else 100,
         int(arguments[1]) if len(arguments) > 1 else 0,
         Path(arguments[2] if len(arguments) > 2 else "/usr/share/fonts"),
     )

@@ -21,6 +21,7 @@ Mask = Callable[[int], Image.Image]  # the ink of a digit of that height in pixe
 
 KINDS = ("plain", "off-centre", "tilted", "noise", "gradient", "telephone", "shadow", "lined")
 SIZES = (200, 3000)  # pixels of the longer side
+USUAL, LARGE = 1000, 0.1  # more pixels take long to draw: so few pictures have them
 INKS = ((20, 20, 25), (25, 40, 120), (60, 60, 65), (150, 30, 35), (20, 90, 50), (90, 90, 95))
 
 
@@ -47,7 +48,8 @@ def _font(font: Path, size: int) -> ImageFont.FreeTypeFont:
 
 def picture(mask: Mask, kind: str, rng: Rng, longest: int = SIZES[1]) -> Image.Image:
     """A picture of a digit, one of `KINDS`, in RGB; its longer side has from 200 to `longest` pixels."""
-    size = round(math.exp(rng.uniform(math.log(SIZES[0]), math.log(longest))))
+    largest = longest if rng.random() < LARGE else min(longest, USUAL)
+    size = round(math.exp(rng.uniform(math.log(SIZES[0]), math.log(largest))))
     width, height = ((size, size), (size, round(size * 0.75)), (round(size * 0.75), size))[rng.integers(3)]
     ink = _placed(mask, kind, (width, height), rng)
     paper = np.clip(rng.uniform(205, 252) + rng.normal(0, 5, 3), 180, 255).astype(np.float32)
