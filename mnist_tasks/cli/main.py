@@ -1,6 +1,6 @@
 """The command line, `mnist` or `python -m mnist_tasks`: the model directory, predictions, and training a version again.
 
-Exit status 0: done, or yes; 1: no, something differs or is damaged; 2: failed.
+Exit status 0: done, or yes; 1: no, something differs, is damaged or unsure; 2: failed.
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ from mnist_tasks.cli import models
 from mnist_tasks.cli.output import FAILED, NO, YES, AsJson, answer, printable
 from mnist_tasks.registry.model_directory import ModelDirectory
 from mnist_tasks.system.disk_space import explained_disk_errors
-from mnist_tasks.system.errors import TaskError
+from mnist_tasks.system.errors import InputError, TaskError
 from mnist_tasks.workspace import Workspace
+
+UNSURE_BELOW = 0.9  # measured by benchmarks.pictures
 
 
 def _exit(status: int) -> None:
@@ -31,8 +33,8 @@ def _exit(status: int) -> None:
 app = typer.Typer(
     name="mnist",
     result_callback=_exit,
-    help="The model directory in MNIST_HOME. Exit status 0: done, or yes; 1: no, something differs or is damaged; "
-    "2: failed.",
+    help="The model directory in MNIST_HOME. Exit status 0: done, or yes; 1: no, something differs, is damaged or "
+    "unsure; 2: failed.",
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
@@ -65,25 +67,34 @@ def main(arguments: list[str]) -> int:
 
 @app.command()
 def predict(
-    image: Annotated[list[Path], typer.Argument(help="A PNG or any other image file of one digit.")],
+    image: Annotated[list[Path], typer.Argument(help="A picture of one digit, or a folder of such pictures.")],
     version: Annotated[str, typer.Option(metavar="VERSION", help="A version's number.")] = "champion",
+    unsure_below: Annotated[
+        float, typer.Option(min=0, max=1, help="An answer with a lower probability is unsure.")
+    ] = UNSURE_BELOW,
+    sheet: Annotated[Path | None, typer.Option(metavar="PNG", help="Draw what the model got into this file.")] = None,
     as_json: AsJson = False,
 ) -> int:
-    """Say which digits images show, and how probable each digit is."""
+    """Say which digits pictures show, and how probable each digit is. Exit status 1: an answer is unsure."""
+    if sheet and not sheet.parent.is_dir():
+        raise InputError(f"--sheet: {sheet.parent} is not a folder; make it first")
     directory = ModelDirectory(Workspace.from_environment().models)
     chosen = directory.version(version)
     directory.verify(chosen)
     # Not before the checks: it imports NumPy, Pillow and TensorFlow, which takes seconds.
-    from mnist_tasks.cli.predict import predict_images
+    from mnist_tasks.cli.predict import draw, pictures, predict_images
 
-    predictions = predict_images(chosen, image)
-    answers = [{"version": chosen.number, "image": str(path), **vars(digit)} for path, digit in predictions]
-    lines = (
-        f"{path}: {digit.digit}   " + "  ".join(f"{other}: {share:.1%}" for other, share in digit.likely())
-        for path, digit in predictions
-    )
-    answer(answers, lines, as_json)
-    return YES
+    predictions = predict_images(chosen, pictures(image), unsure_below)
+    lines = [prediction.line() for prediction in predictions if not prediction.error]
+    if lines or as_json:
+        answer([prediction.to_json_value(chosen.number) for prediction in predictions], lines, as_json)
+    for prediction in predictions:
+        if prediction.error:
+            print(printable(f"failed: {prediction.error}"), file=sys.stderr)
+    if sheet and lines:
+        draw(predictions, sheet)
+    statuses = {prediction.status for prediction in predictions}
+    return FAILED if "failed" in statuses else NO if "unsure" in statuses else YES
 
 
 @app.command("clean")

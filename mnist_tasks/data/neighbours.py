@@ -89,7 +89,7 @@ class Reference:
 
     def contradicted(self, new: Iterable[Float32], labels: UInt8) -> Indices:
         """The positions of the images whose nearest neighbours all bear one digit that is not their label."""
-        digits, unanimous = self._nearest(new)
+        digits, unanimous = self.nearest(new)
         return np.flatnonzero(unanimous & (digits != labels))
 
     def way_up(self, images: UInt8, labels: UInt8) -> WayUp:
@@ -103,10 +103,10 @@ class Reference:
 
     def _agreement(self, images: UInt8, labels: UInt8) -> float:
         """The share of the images whose nearest neighbours all bear their label."""
-        digits, unanimous = self._nearest(in_batches([features(np.ascontiguousarray(images))]))
+        digits, unanimous = self.nearest(in_batches([features(np.ascontiguousarray(images))]))
         return float((unanimous & (digits == labels)).mean())
 
-    def _nearest(self, new: Iterable[Float32]) -> tuple[UInt8, npt.NDArray[np.bool_]]:
+    def nearest(self, new: Iterable[Float32]) -> tuple[UInt8, npt.NDArray[np.bool_]]:
         """For each image the digit of one of its nearest neighbours, and whether all of them bear it."""
         first: list[UInt8] = []
         unanimous: list[npt.NDArray[np.bool_]] = []

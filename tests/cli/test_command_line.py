@@ -8,57 +8,22 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
 
-from mnist_tasks.cli.main import main
-from mnist_tasks.data.dataset import Digits
 from mnist_tasks.gate_config import GateConfig
 from mnist_tasks.promote import promote
 from mnist_tasks.registry.history import History
 from mnist_tasks.registry.model_directory import ModelDirectory
 from mnist_tasks.registry.rollback import roll_back
 from mnist_tasks.system.disk_space import SPACE
-from mnist_tasks.system.files import read_json
 from mnist_tasks.workspace import Workspace
-
-Command = Callable[..., tuple[int, str, str]]
+from tests.cli.conftest import Command, process
 
 COMMANDS = ("list", "show", "verify", "history", "rollback", "prune", "repair", "retire")
 EMPTY = ("models list", "models show champion", "models verify", "models history", "models prune --keep 3")
-
-
-@pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Command:
-    """A function that runs a command on the workspace in `tmp_path / "home"` and returns status, output and errors."""
-    monkeypatch.setenv("MNIST_HOME", str(tmp_path / "home"))
-
-    def command(*arguments: object) -> tuple[int, str, str]:
-        try:
-            status = main([str(argument) for argument in arguments])
-        except SystemExit as exit_:  # raised by argparse
-            status = int(exit_.code or 0)
-        output = capsys.readouterr()
-        return status, output.out, output.err
-
-    return command
-
-
-@pytest.fixture
-def models(run: Path, workspace: Workspace) -> ModelDirectory:
-    """Versions 1 and 2 with real models, from the runs `first` and `second`."""
-    promote(run, workspace.models, GateConfig(min_accuracy=0.5, max_loss=2))
-    second = run.with_name("second")
-    shutil.copytree(run, second)
-    evaluation = read_json(second / "evaluation.json", "evaluate")
-    evaluation["champion"] = {**evaluation["candidate"], "version": 1}
-    (second / "evaluation.json").write_text(json.dumps(evaluation))
-    promote(second, workspace.models, GateConfig(min_accuracy=0.5, max_loss=2))
-    return ModelDirectory(workspace.models)
 
 
 @pytest.fixture
@@ -76,17 +41,6 @@ def change_metadata(models: ModelDirectory, number: int, *without: str, **change
     path = models.version(str(number)).folder / "metadata.json"
     metadata = {**json.loads(path.read_text()), **changes}
     path.write_text(json.dumps({name: value for name, value in metadata.items() if name not in without}))
-
-
-def process(workspace: Workspace, *arguments: object, **variables: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, *map(str, arguments)],
-        env={**os.environ, "MNIST_HOME": str(workspace.root), **variables},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=600,
-    )
 
 
 def test_list_marks_the_champion(command: Command, models: ModelDirectory) -> None:
@@ -292,63 +246,6 @@ def test_prune_names_what_it_removed(command: Command, models: ModelDirectory) -
     assert command("models", "prune", "--keep", 1) == (0, "removed: 2\n", "")
     assert command("models", "prune", "--keep", 1, "--json")[:2] == (0, "[]\n")
     assert [version.number for version in models.versions()] == [1, 3, 4]
-
-
-@pytest.fixture
-def picture(digits: Digits, tmp_path: Path) -> Path:
-    path = tmp_path / "digit.png"
-    Image.fromarray(digits.x_test[0]).save(path)
-    return path
-
-
-def test_predict_names_the_digit(command: Command, models: ModelDirectory, picture: Path, digits: Digits) -> None:
-    assert models.champion()
-
-    status, text, _ = command("predict", picture, picture)
-
-    assert status == 0
-    first, second = text.splitlines()
-    assert first == second
-    assert first.startswith(f"{picture}: {digits.y_test[0]}   {digits.y_test[0]}: ")
-    _, text, _ = command("predict", picture, "--version", 1, "--json")
-    (answer,) = json.loads(text)
-    assert (answer["version"], answer["image"], answer["digit"]) == (1, str(picture), digits.y_test[0])
-    assert (len(answer["probabilities"]), sum(answer["probabilities"])) == (10, pytest.approx(1, abs=1e-5))
-
-
-def test_predict_reads_the_images_before_it_imports_tensorflow(
-    workspace: Workspace, models: ModelDirectory, tmp_path: Path
-) -> None:
-    assert models.champion()
-    path = tmp_path / "letter.png"
-    path.write_text("Dear Sir or Madam")
-    script = (
-        "import sys; from mnist_tasks.cli.main import main\n"
-        "print(main(sys.argv[1:]), {'tensorflow', 'keras'} & sys.modules.keys())"
-    )
-
-    result = process(workspace, "-c", script, "predict", path)
-
-    assert result.stdout == "2 set()\n"
-    assert result.stderr == f"failed: {path} cannot be read as an image\n"
-
-
-def test_predict_refuses_a_damaged_model(command: Command, models: ModelDirectory, picture: Path) -> None:
-    (models.root / "2" / "model.keras").write_bytes(b"")
-
-    status, text, errors = command("predict", picture)
-
-    assert (status, text) == (2, "")
-    assert errors.startswith(f"failed: version 2 is damaged: {models.root / '2' / 'model.keras'} has SHA-256 ")
-
-
-def test_predict_prints_nothing_but_the_answer(workspace: Workspace, models: ModelDirectory, picture: Path) -> None:
-    assert models.champion()
-
-    result = process(workspace, "-m", "mnist_tasks", "predict", picture)
-
-    assert (result.returncode, result.stderr) == (0, "")
-    assert len(result.stdout.splitlines()) == 1
 
 
 @pytest.mark.parametrize("arguments", EMPTY)

@@ -65,7 +65,7 @@ def _labelled(root: Path) -> list[tuple[int, Path]]:
 
 def _picture_chunks(paths: Sequence[Path]) -> Iterator[UInt8]:
     # Imported here: only this form needs it.
-    from mnist_tasks.data.image_files import read_digit
+    from mnist_tasks.data.image_files import read_content, read_digits
 
     for start in range(0, len(paths), CHUNK):
-        yield np.stack([read_digit(path) for path in paths[start : start + CHUNK]])
+        yield read_digits((str(path), read_content(path)) for path in paths[start : start + CHUNK])
