@@ -12,7 +12,7 @@ import pytest
 from mnist_tasks.workspace import PROJECT
 
 PACKAGE = PROJECT / "mnist_tasks"
-TASKS = ("load", "normalize", "train", "evaluate", "promote", "rollback")
+TASKS = ("load", "normalize", "train", "evaluate", "promote", "rollback", "clean")
 # Groups from the lowest to the highest. A module imports from its own group and from the groups before it.
 GROUPS = [
     ("system",),
