@@ -27,7 +27,7 @@ from mnist_tasks.data.known import Known
 from mnist_tasks.data.neighbours import Reference
 from mnist_tasks.data.pieces import Piece
 from mnist_tasks.data.profile import Profile, TestSet
-from mnist_tasks.data.snapshot import MEANS, is_intact, merged, write_base, write_merged
+from mnist_tasks.data.snapshot import MEANS, is_intact, merged, refers_to_the_same, write_base, write_merged
 from mnist_tasks.data.sources import KNOWN_DIGESTS, MNIST_DIGEST, MNIST_IMAGES, MNIST_TEST_DIGEST, fetch
 from mnist_tasks.data.store import BatchStore
 from mnist_tasks.data.validation import (
@@ -267,7 +267,8 @@ def _snapshot(
         description = merged("", source.content, call.source, batches)
         digest = Dataset(call.work, described=description).content_digest()
         folder = call.datasets / digest
-        reused = is_intact(folder)
+        # The digest was just made from the very files that such a description leads to.
+        reused = refers_to_the_same(folder, description) or is_intact(folder)
         if not reused:
             images = sum(batch.report.train_images + batch.report.test_images for batch in batches)
             _require_space(call, space_for_dataset(images, folder))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from tokenize import TokenError
 from typing import IO, Any
@@ -16,6 +18,8 @@ from mnist_tasks.system.errors import InputError, is_transient
 
 CHUNK = 2048  # rows at a time: 1.6 MB of raw images
 GATHERED = 8 * CHUNK  # rows that are gathered from many files at a time, so that each is opened less often
+MAX_HEADER = 1 << 16  # bytes; NumPy itself refuses headers of more than 10,000 characters
+WHOLE = 8  # a file is read whole for one row in so many
 
 
 def chunk_sizes(rows: int) -> list[int]:
@@ -60,6 +64,11 @@ class ArrayFile:
     def __len__(self) -> int:
         return self.shape[0]
 
+    @property
+    def parts(self) -> tuple[ArrayFile, ...]:
+        """The files that have the rows, in any order."""
+        return (self,)
+
     def sizes(self) -> list[int]:
         """How many rows each chunk has."""
         return chunk_sizes(len(self))
@@ -81,6 +90,9 @@ class ArrayFile:
 
     def rows(self, index: npt.NDArray[np.intp]) -> npt.NDArray[Any]:
         """The rows at these positions, copied; raises as `chunks`."""
+        if len(index) * WHOLE >= len(self) and len(self) <= GATHERED:
+            whole: npt.NDArray[Any] = self.all()[index]  # one read is faster than many
+            return whole
         rows = np.empty((len(index), *self.shape[1:]), self.dtype)
         size = math.prod(self.shape[1:]) * self.dtype.itemsize
         with self.path.open("rb", buffering=0) as file:
@@ -117,6 +129,11 @@ class JoinedArrays:
     def __len__(self) -> int:
         return self.shape[0]
 
+    @property
+    def parts(self) -> tuple[ArrayFile, ...]:
+        """The files that have the rows, in any order."""
+        return (self.first, *self.others)
+
     def sizes(self) -> list[int]:
         """How many rows each chunk has."""
         return [*chunk_sizes(len(self.first)), *chunk_sizes(len(self.order))]
@@ -152,16 +169,25 @@ def npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
         HeaderError: if it is not a header.
     """
     try:
-        if np.lib.format.read_magic(file) == (1, 0):
-            shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(file)
-        else:
-            shape, fortran_order, dtype = np.lib.format.read_array_header_2_0(file)
+        major, _ = np.lib.format.read_magic(file)
+        length = file.read(2 if major == 1 else 4)
+        text = file.read(min(int.from_bytes(length, "little"), MAX_HEADER))
+        shape, fortran_order, dtype = _parsed_header(major, length + text)
     # The header is Python source, and its errors are Python's. Python calls a header that nests too deep out of memory.
     except (SyntaxError, TokenError, TypeError, ValueError, RecursionError, MemoryError):
         raise HeaderError("bad header of an array") from None
     if any(side < 0 for side in shape):
         raise HeaderError(f"bad header of an array: shape {shape}")
     return shape, fortran_order, dtype
+
+
+@lru_cache(maxsize=1000)
+def _parsed_header(major: int, content: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """What NumPy makes of a header behind its magic number. Many batches have the same one."""
+    file = io.BytesIO(content)
+    header: tuple[tuple[int, ...], bool, np.dtype[Any]]
+    header = np.lib.format.read_array_header_1_0(file) if major == 1 else np.lib.format.read_array_header_2_0(file)
+    return header
 
 
 def open_array(path: Path, task: str = "load") -> npt.NDArray[Any]:

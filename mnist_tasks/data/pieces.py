@@ -21,7 +21,7 @@ from mnist_tasks.data.arrays import ArrayFile, write_array
 from mnist_tasks.data.dataset import SPLITS, Split, folder_digest
 from mnist_tasks.data.leakage import NEAR_DISTANCE, distances_to
 from mnist_tasks.data.neighbours import TURNED_IMAGES, Indices, Reference, WayUp, evenly_spread
-from mnist_tasks.data.profile import Profile, keys
+from mnist_tasks.data.profile import Profile
 from mnist_tasks.documents import Contradicted, Measurements, Nearest
 from mnist_tasks.system.errors import InputError, ModelError, is_transient
 from mnist_tasks.system.files import write_atomically
@@ -172,11 +172,12 @@ def _read_profile(folder: Path, split: Split) -> Profile | None:
             raise
         log.warning("the profile in %s is missing or damaged; its images are looked at again", folder)
         return None
-    # They order the images, so a flipped bit must not go unseen.
-    if not np.array_equal(stored_keys, np.concatenate([keys(chunk) for chunk in images.chunks()])):
-        log.warning("%s does not fit its images; it is made again", folder / f"keys_{split}.npy")
+    profile = Profile(labels.all(), files=(images,), **stored)
+    # They order the images, so a flipped bit must not go unseen. The profile itself has checksums.
+    if not np.array_equal(stored_keys, profile.keys) or not len(profile) == len(profile.keys) == len(images):
+        log.warning("the profile in %s does not fit its images; it is made again", folder)
         return None
-    return Profile(labels.all(), stored_keys, (images,), **stored)
+    return profile
 
 
 def _read_measurements(path: Path) -> Measurements:

@@ -35,7 +35,7 @@ class Profile:
     `keep` keeps the features in memory, once they have been computed: for images that others are compared with often.
     """
 
-    STORED: ClassVar = ("histogram", "blank", "inverted")
+    STORED: ClassVar = ("keys", "histogram", "blank", "inverted")
 
     labels: UInt8 = field(default_factory=lambda: np.empty(0, np.uint8))
     keys: Keys = field(default_factory=lambda: np.empty(0, np.uint64))

@@ -17,9 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from mnist_tasks.data import contact_sheets
-from mnist_tasks.data.arrays import ArrayFile, JoinedArrays
+from mnist_tasks.data.arrays import ArrayFile
 from mnist_tasks.data.batches import CheckedBatch
-from mnist_tasks.data.dataset import ARRAYS, DESCRIPTION, DIGITS, IMAGE_SHAPE, SPLITS, Dataset, UInt8
+from mnist_tasks.data.dataset import ARRAYS, DESCRIPTION, DIGITS, IMAGE_SHAPE, SPLITS, Dataset
 from mnist_tasks.data.pieces import Piece
 from mnist_tasks.data.profile import LEVELS, TestSet
 from mnist_tasks.documents import DatasetDescription, MergedBatch
@@ -28,6 +28,9 @@ from mnist_tasks.system.task_log import best_effort
 
 MEANS = "means.png"
 
+Counts = npt.NDArray[np.int64]
+Means = npt.NDArray[np.float64]
+
 
 def is_intact(folder: Path) -> bool:
     """Whether a dataset's folder leads, byte for byte, to the arrays that it is named after."""
@@ -35,6 +38,16 @@ def is_intact(folder: Path) -> bool:
         return (folder / DESCRIPTION).is_file() and Dataset(folder).content_digest() == folder.name
     except InputError:
         return False
+
+
+def refers_to_the_same(folder: Path, description: DatasetDescription) -> bool:
+    """Whether a dataset exists that is made of the same base and batches."""
+    try:
+        found = Dataset(folder).description()
+    except InputError:
+        return False
+    contents = [sorted(str(batch.content) for batch in each.batches) for each in (found, description)]
+    return found.base == description.base and contents[0] == contents[1]
 
 
 def write_base(folder: Path, source: Piece, name: str, test_set: TestSet) -> Piece:
@@ -101,7 +114,7 @@ def _describe(folder: Path, description: DatasetDescription, test_set: TestSet) 
     # The datasets that it is made of are found beside the place where it will be.
     dataset = Dataset(folder, described=description)
     labels = {split: np.array(dataset.labels(split)) for split in SPLITS}
-    counts, means = _statistics(dataset.files("x_train"), labels["train"])
+    counts, means = _statistics(dataset.files("x_train").parts, dataset.files("y_train").parts)
     (folder / "figures").mkdir(exist_ok=True)
     with best_effort(MEANS):
         contact_sheets.mean_images(means, folder / "figures" / MEANS)
@@ -120,15 +133,20 @@ def _describe(folder: Path, description: DatasetDescription, test_set: TestSet) 
     description.model_copy(update={**found, **digits, **asdict(test_set)}).write(folder / DESCRIPTION)
 
 
-def _statistics(
-    images: ArrayFile | JoinedArrays, labels: UInt8
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-    """How often each of the 256 grey levels occurs, and the mean image of each digit; NaN for one without images."""
-    counts, sums, start = np.zeros(256, np.int64), np.zeros((DIGITS, *IMAGE_SHAPE), np.int64), 0
-    for chunk in images.chunks():
-        counts += np.bincount(chunk.reshape(-1), minlength=256)
-        for digit in range(DIGITS):
-            sums[digit] += chunk[labels[start : start + len(chunk)] == digit].sum(axis=0, dtype=np.int64)
-        start += len(chunk)
-    number = np.bincount(labels, minlength=DIGITS).reshape(-1, 1, 1)
-    return counts, np.divide(sums, number, out=np.full(sums.shape, np.nan), where=number > 0)
+def _statistics(images: Sequence[ArrayFile], labels: Sequence[ArrayFile]) -> tuple[Counts, Means]:
+    """How often each of the 256 grey levels occurs, and the mean image of each digit; NaN for one without images.
+
+    Args:
+        images: files with the images.
+        labels: the file with the labels for each of them.
+    """
+    counts, sums = np.zeros(256, np.int64), np.zeros((DIGITS, *IMAGE_SHAPE), np.int64)
+    number = np.zeros(DIGITS, np.int64)
+    for pixels, digits in zip(images, labels, strict=True):
+        for chunk, digit_of in zip(pixels.chunks(), digits.chunks(), strict=True):
+            counts += np.bincount(chunk.reshape(-1), minlength=256)
+            number += np.bincount(digit_of, minlength=DIGITS)
+            for digit in range(DIGITS):
+                sums[digit] += chunk[digit_of == digit].sum(axis=0, dtype=np.int64)
+    images_of = number.reshape(-1, 1, 1)
+    return counts, np.divide(sums, images_of, out=np.full(sums.shape, np.nan), where=images_of > 0)
