@@ -987,10 +987,11 @@ def checked_data(run: Path, name: str = "from the scanner") -> None:
     }
     waiting = {"name": "half", "verdict": "waiting", "reason": "it is not complete yet", "checks": []}
     (run / "data").mkdir()
+    earlier = [{"name": f"night {n}", "verdict": "merged", "train_images": 200, "test_images": 0} for n in (1, 2)]
     document = {
         "source": "builtin",
         "checks": checks[1:],
-        "batches": [{**batch, "picture": "batch-01.png", "checks": checks}, waiting],
+        "batches": [*earlier, {**batch, "picture": "batch-01.png", "checks": checks}, waiting],
     }
     write_json(run / "data" / "validation.json", document)
     for picture in ("means.png", "batch-01.png"):
@@ -1007,6 +1008,8 @@ def test_a_run_shows_its_data_and_why_a_batch_was_left_out(browser: Browser, hom
     assert "Batch from the scanner: quarantined from the scanner: 3 of 300" in page.text
     assert "failed conflicts images train 3.0000 0.0000 3 of 300 training images" in page.text
     assert "Batch half: waiting it is not complete yet" in page.text
+    assert "2 batches that were merged before night 1: 200 training and 0 test images night 2" in page.text
+    assert "Batch night 1" not in page.text
     assert 'alt="Contact sheet of the batch from the scanner: a row for each digit' in page.html
     assert 'alt="The mean image of each digit' in page.html
     for name in ("means.png", "batch-01.png"):
