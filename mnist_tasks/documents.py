@@ -271,10 +271,20 @@ class Training(Document):
     weights_sha256: str | None = None
 
 
+class ImportedFrom(Document):
+    """What a version was in the installation that it came from: its number there, and the last move to it."""
+
+    version: int | None = None
+    event: str = ""
+    time: str = ""
+    published_by: str | None = None
+
+
 class Metadata(Training):
     """`metadata.json` of a version: its training, who published it when and why, and the digest of each file.
 
-    `replaces` is the champion before it, `restores` the version whose files a rollback has published again.
+    `replaces` is the champion before it, `restores` the version whose files a rollback has published again,
+    `imported_from` where it came from.
     """
 
     run_id: str | None = None
@@ -286,6 +296,7 @@ class Metadata(Training):
     published_by: str | None = None
     replaces: int | None = None
     restores: int | None = None
+    imported_from: ImportedFrom | None = None
     reason: str = ""
     version: int | None = None
     published: str | None = None

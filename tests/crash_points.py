@@ -1,11 +1,11 @@
 """Break a writer of the model directory at every file-system step, and check what is left.
 
-`python -m tests.crash_points FOLDER` tries publishing, rolling back, pruning, retiring and undoing a retirement; with
-`clean` behind it, the clean-up of the workspace in the folder's `start`. It
-counts the calls with which Python reaches the file system: open, write, sync, rename, link and remove. Before each of
-these calls in turn, the writer, which is a separate process, is killed with SIGKILL. If the call takes space, it also
-fails in another try as on a full disk. What is left after these kills is everything that a concurrent reader could see
-at any time. The program prints how many points were tried. An AssertionError tells what broke.
+`python -m tests.crash_points FOLDER` tries publishing, rolling back, pruning, importing, retiring and undoing a
+retirement; with `clean` behind it, the clean-up of the workspace in the folder's `start`. It counts the calls with which
+Python reaches the file system: open, write, sync, rename, link and remove. Before each of these calls in turn, the
+writer, which is a separate process, is killed with SIGKILL. If the call takes space, it also fails in another try as on
+a full disk. What is left after these kills is everything that a concurrent reader could see at any time. The program
+prints how many points were tried. An AssertionError tells what broke.
 
 It is a separate program because it forks, which is not safe in a process that has used TensorFlow.
 """
@@ -33,6 +33,7 @@ from mnist_tasks.registry.repair import repair
 from mnist_tasks.registry.retention import prune
 from mnist_tasks.registry.retirement import retire
 from mnist_tasks.registry.rollback import roll_back
+from mnist_tasks.registry.transfer import export_version, import_version
 from mnist_tasks.registry.verification import problems
 from mnist_tasks.registry.version import REPAIR
 from mnist_tasks.system.errors import InputError, ModelError
@@ -46,18 +47,28 @@ ENDINGS = ("complete", "done", "failed")
 
 Operation = Callable[[ModelDirectory], Any]
 
+
+def import_again(models: ModelDirectory) -> None:
+    """Import the version that `prepare` has exported; there is nothing to do once it is champion."""
+    with suppress(InputError):
+        import_version(
+            models, models.root.parent / "version.tar", reason="a test", published_by="me", smoke_test=lambda _: None
+        )
+
+
 OPERATIONS: dict[str, Operation] = {
     "publish": lambda models: publish(models, "next", replaces=4),
     "rollback": lambda models: roll_back(
         models, reason="a test", published_by="back", once=True, smoke_test=lambda _: None
     ),
     "prune": lambda models: prune(models, keep=1),
+    "import": lambda models: import_again(models),
     "retire": lambda models: retire(models, "a test", "me"),
     "undo": lambda models: roll_back(
         models, reason="a test", published_by="undo", once=True, smoke_test=lambda _: None
     ),
 }
-CHAMPION_AFTER = {"publish": 5, "rollback": 5, "prune": 4, "undo": 5}
+CHAMPION_AFTER = {"publish": 5, "rollback": 5, "prune": 4, "import": 5, "undo": 5}
 
 
 def prepare(models: ModelDirectory) -> None:
@@ -65,6 +76,8 @@ def prepare(models: ModelDirectory) -> None:
     for number in (1, 2, 3):
         publish(models, f"run-{number}", replaces=number - 1 or None)
     roll_back(models, 2, reason="a test", published_by="back to 2", smoke_test=lambda _: None)
+    elsewhere = ModelDirectory(models.root.parent / "elsewhere" / "models")
+    export_version(elsewhere, publish(elsewhere, "elsewhere", None), models.root.parent / "version.tar")
 
 
 def is_step(function: BuiltinFunctionType) -> bool:

@@ -16,8 +16,9 @@ import typer
 
 from mnist_tasks import installation
 from mnist_tasks.cli import models
-from mnist_tasks.cli.output import FAILED, NO, YES, AsJson, answer, printable
+from mnist_tasks.cli.output import FAILED, NO, YES, AsJson, answer, printable, writing
 from mnist_tasks.registry.model_directory import ModelDirectory
+from mnist_tasks.registry.transfer import export_version, import_version
 from mnist_tasks.system.disk_space import explained_disk_errors
 from mnist_tasks.system.errors import InputError, TaskError
 from mnist_tasks.workspace import Workspace
@@ -39,6 +40,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(models.app, name="models")
+
+
+TarFile = Annotated[Path, typer.Argument(metavar="FILE", help="A tar file.")]
 
 
 def run() -> None:
@@ -95,6 +99,29 @@ def predict(
         draw(predictions, sheet)
     statuses = {prediction.status for prediction in predictions}
     return FAILED if "failed" in statuses else NO if "unsure" in statuses else YES
+
+
+@app.command("export")
+def export_(version: models.WhichVersion, file: TarFile) -> int:
+    """Write a version with its documents into a tar file, to import it in another installation."""
+    directory = ModelDirectory(Workspace.from_environment().models)
+    chosen = directory.version(version)
+    export_version(directory, chosen, file)
+    answer(None, [f"version {chosen.number} is in {file}"], as_json=False)
+    return YES
+
+
+@app.command("import")
+def import_(file: TarFile, reason: models.Reason, as_json: AsJson = False) -> int:
+    """Publish an exported version as the next one here, and make it champion."""
+    directory = ModelDirectory(Workspace.from_environment().models)
+    with writing(directory):
+        version = import_version(directory, file, reason=reason, published_by=models.user())
+    metadata = version.metadata()
+    there = metadata.imported_from.version if metadata.imported_from else None
+    text = f"version {version.number} is champion: version {there} of the installation that it came from"
+    answer(metadata.to_json_value(), [text], as_json)
+    return YES
 
 
 @app.command("clean")

@@ -164,7 +164,7 @@ def rollback(reason: Reason, to: To = None, as_json: AsJson = False) -> int:
     """Make an older model champion again, as a new version."""
     models = _models()
     with writing(models):
-        version = roll_back(models, to, reason=reason, published_by=_user())
+        version = roll_back(models, to, reason=reason, published_by=user())
         metadata = version.metadata()
     before = metadata.replaces or "none"
     again = f"version {version.number} is champion: version {metadata.restores} again, instead of {before}"
@@ -191,7 +191,7 @@ def repair(as_json: AsJson = False) -> int:
     done: list[str] = []
     try:
         with writing(models):
-            for step in repairing.repair(models, runs, _user()):
+            for step in repairing.repair(models, runs, user()):
                 done.append(step)  # noqa: PERF402 - one by one, to show what is done if a later step fails
             # Hashing all again takes as long as the repair, so only if there was something to repair.
             left = [f"still so: {problem}" for problem in problems(models)] if done else []
@@ -212,7 +212,7 @@ def retire(reason: Reason, as_json: AsJson = False) -> int:
     """Leave no champion, and nothing that TF Serving serves; rollback undoes it."""
     models = _models()
     with writing(models):
-        number = retire_champion(models, reason, _user())
+        number = retire_champion(models, reason, user())
     text = (
         f"version {number} is no longer champion; the next candidate is judged by the fixed bounds alone. TF Serving "
         "sees no version: all are in models/retired. To undo it: models rollback --reason ..."
@@ -221,7 +221,7 @@ def retire(reason: Reason, as_json: AsJson = False) -> int:
     return YES
 
 
-def _user() -> str:
+def user() -> str:
     """Who gives the command."""
     try:
         name = getpass.getuser()

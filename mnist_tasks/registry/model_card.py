@@ -101,6 +101,13 @@ def _head(metadata: Metadata, decision: DecisionRecord) -> Iterator[str]:
             f"({instead})."
         )
         yield ""
+    if metadata.imported_from:
+        there = metadata.imported_from
+        yield (
+            f"> Imported from another installation, where it was version {there.version}, {there.event} at "
+            f"{there.time}: {_plain(metadata.reason)}."
+        )
+        yield ""
 
 
 def _summary(metadata: Metadata, evaluation: Evaluation, decision: DecisionRecord) -> Iterator[str]:

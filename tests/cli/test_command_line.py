@@ -275,7 +275,14 @@ def test_an_empty_directory_has_nothing_to_go_back_to_or_to_repair(command: Comm
 def test_help_lists_every_command(command: Command) -> None:
     status, text, _ = command("--help")
     assert status == 0
-    assert re.findall(r"^  (\w+) {2,}", text, re.MULTILINE) == ["predict", "clean", "reproduce", "models"]
+    assert re.findall(r"^  (\w+) {2,}", text, re.MULTILINE) == [
+        "predict",
+        "export",
+        "import",
+        "clean",
+        "reproduce",
+        "models",
+    ]
     status, text, _ = command("models", "--help")
     assert status == 0
     assert re.findall(r"^  (\w+) {2,}", text, re.MULTILINE) == list(COMMANDS)
