@@ -1,11 +1,11 @@
 """Break a writer of the model directory at every file-system step, and check what is left.
 
 `python -m tests.crash_points FOLDER` tries publishing, rolling back, pruning, importing, retiring and undoing a
-retirement; with `clean` behind it, the clean-up of the workspace in the folder's `start`. It counts the calls with which
-Python reaches the file system: open, write, sync, rename, link and remove. Before each of these calls in turn, the
-writer, which is a separate process, is killed with SIGKILL. If the call takes space, it also fails in another try as on
-a full disk. What is left after these kills is everything that a concurrent reader could see at any time. The program
-prints how many points were tried. An AssertionError tells what broke.
+retirement; with `clean` behind it, the clean-up of the workspace in the folder's `start`. It counts the calls with
+which Python reaches the file system: open, write, sync, rename, link and remove. Before each of these calls in turn,
+the writer, which is a separate process, is killed with SIGKILL. If the call takes space, it also fails in another try
+as on a full disk. What is left after these kills is everything that a concurrent reader could see at any time. The
+program prints how many points were tried. An AssertionError tells what broke.
 
 It is a separate program because it forks, which is not safe in a process that has used TensorFlow.
 """

@@ -102,12 +102,12 @@ def predict(
 
 
 @app.command("export")
-def export_(version: models.WhichVersion, file: TarFile) -> int:
+def export_(version: models.WhichVersion, file: TarFile, as_json: AsJson = False) -> int:
     """Write a version with its documents into a tar file, to import it in another installation."""
     directory = ModelDirectory(Workspace.from_environment().models)
     chosen = directory.version(version)
     export_version(directory, chosen, file)
-    answer(None, [f"version {chosen.number} is in {file}"], as_json=False)
+    answer({"version": chosen.number, "file": str(file)}, [f"version {chosen.number} is in {file}"], as_json)
     return YES
 
 
