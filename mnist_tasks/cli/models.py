@@ -11,7 +11,7 @@ from typing import Annotated, Any, Optional
 import typer
 
 from mnist_tasks.cli.output import NO, YES, AsJson, answer, table, writing
-from mnist_tasks.documents import Metadata, ModelEvaluation
+from mnist_tasks.documents import Metadata, ModelFigures
 from mnist_tasks.registry import repair as repairing
 from mnist_tasks.registry.model_directory import ModelDirectory
 from mnist_tasks.registry.retention import prune as prune_versions
@@ -61,11 +61,11 @@ def list_versions(as_json: AsJson = False) -> int:
 
 def _row(version: Version, is_champion: bool) -> tuple[dict[str, Any], OSError | None]:
     """What the list says about a version, and the error if its documents cannot be read now."""
-    metadata, candidate = Metadata(), ModelEvaluation()
+    metadata, candidate = Metadata(), ModelFigures()
     damage, read_error = None, None
     try:
         metadata = version.metadata()
-        candidate = version.evaluation().candidate
+        candidate = version.figures()
     except ModelError as error:
         damage = str(error)
     except OSError as error:

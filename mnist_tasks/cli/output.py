@@ -21,6 +21,7 @@ from mnist_tasks.system.errors import InputError, TaskError
 YES, NO, FAILED = 0, 1, 2
 
 CELL_CHARACTERS = 200  # of a table; JSON has all of them
+GAP = 2  # blanks between the columns of a table
 PIPE_WIDTH = 100_000  # of a table that no terminal shows: nothing is wrapped
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -44,16 +45,32 @@ def printable(text: str) -> str:
 
 def table(header: Sequence[str], rows: Iterable[Iterable[Any]]) -> list[str]:
     """Lines of a table: wrapped to the terminal's width, or as wide as it takes if it is piped."""
+    from rich.cells import cell_len
+
+    texts = [[printable(_cell(value)) for value in row] for row in (header, *rows)]
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else PIPE_WIDTH
+    widths = [max(map(cell_len, column)) for column in zip(*texts, strict=True)]
+    if sum(widths) + GAP * (len(widths) - 1) > width or any("\n" in text for row in texts for text in row):
+        return _wrapped(texts, width)
+    # Nothing has to be wrapped: ten times as fast for thousands of rows.
+    gap = " " * GAP
+    return [
+        gap.join(text + " " * (size - cell_len(text)) for text, size in zip(row, widths, strict=True)).rstrip()
+        for row in texts
+    ]
+
+
+def _wrapped(texts: Sequence[Sequence[str]], width: int) -> list[str]:
+    """Lines of a table that is wrapped to a width; the first row is its header."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    columns = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=True, header_style="")
-    for name in header:
+    columns = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), show_header=True, header_style="")
+    for name in texts[0]:
         columns.add_column(name, overflow="fold")
-    for row in rows:
-        columns.add_row(*(Text(printable(_cell(value))) for value in row))
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else PIPE_WIDTH
+    for row in texts[1:]:
+        columns.add_row(*map(Text, row))
     console = Console(file=io.StringIO(), width=width, color_system=None, legacy_windows=False)
     with console.capture() as capture:
         console.print(columns)

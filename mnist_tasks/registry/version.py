@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from mnist_tasks.documents import DecisionRecord, Document, Evaluation, Metadata
+from mnist_tasks.documents import DecisionRecord, Evaluation, EvaluationFigures, JsonFile, Metadata, ModelFigures
 from mnist_tasks.system.errors import ModelError
 from mnist_tasks.system.files import explained_read_errors, is_conclusive, sha256
 
-D = TypeVar("D", bound=Document)
+D = TypeVar("D", bound=JsonFile)
 
 MODEL, SAVED_MODEL, GOLDEN = "model.keras", "saved_model", "golden.npz"
 METADATA, EVALUATION, DECISION, CARD = "metadata.json", "evaluation.json", "decision.json", "model_card.md"
@@ -50,6 +50,10 @@ class Version:
     def evaluation(self) -> Evaluation:
         """What `evaluation.json` says; raises a `ModelError` if it is missing or damaged."""
         return self._document(Evaluation, EVALUATION)
+
+    def figures(self) -> ModelFigures:
+        """The candidate's accuracy and loss, for a list of versions; raises as `evaluation` if they cannot be read."""
+        return self._document(EvaluationFigures, EVALUATION).candidate
 
     def decision(self) -> DecisionRecord:
         """What `decision.json` says; raises a `ModelError` if it is missing or damaged."""
