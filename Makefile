@@ -77,6 +77,7 @@ bench: ready-dev
 	$(BIN)/python -m benchmarks.gate var/benchmark-gate.json var/benchmark-gate.png
 	$(BIN)/python -m benchmarks.data
 	$(BIN)/python -m benchmarks.forms
+	$(BIN)/python -m benchmarks.year 365 var/benchmark-year.json
 	$(BIN)/python -m benchmarks.pictures 100 2026
 	$(BIN)/python -m benchmarks.pages 3 var/benchmark-pages.json
 

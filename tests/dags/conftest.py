@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 from airflow.dag_processing.dagbag import BundleDagBag
 from airflow.models.dagrun import DagRun
 from airflow.sdk import DAG
+from airflow.sdk.definitions.param import ParamsDict
 from airflow.utils.db import initdb
 
 from mnist_tasks.workspace import PROJECT, Workspace
@@ -21,11 +23,22 @@ DAGS = PROJECT / "dags"
 
 
 @pytest.fixture(scope="session")
-def dags() -> dict[str, DAG]:
+def parsed_dags() -> dict[str, DAG]:
     initdb()
     bag = BundleDagBag(str(DAGS), bundle_path=DAGS, bundle_name="dags-folder")
     assert bag.import_errors == {}
     return dict(bag.dags)
+
+
+@pytest.fixture
+def dags(parsed_dags: dict[str, DAG]) -> Iterator[dict[str, DAG]]:
+    """The DAGs; what a run of `dag.test` was given does not become the next one's default, as it does in Airflow."""
+    owners = [owner for dag in parsed_dags.values() for owner in (dag, *dag.tasks)]
+    parameters = [ParamsDict(owner.params).get_param(name) for owner in owners for name in owner.params]
+    defaults = [param.value for param in parameters]
+    yield parsed_dags
+    for param, value in zip(parameters, defaults, strict=True):
+        param.value = value
 
 
 @pytest.fixture
