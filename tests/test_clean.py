@@ -17,7 +17,6 @@ import pytest
 from mnist_tasks.clean import KEPT_WHOLE, Cleaned, clean
 from mnist_tasks.cli.main import main
 from mnist_tasks.config import DataRules
-from mnist_tasks.data import store
 from mnist_tasks.data.dataset import BATCHES, Dataset, Digits
 from mnist_tasks.load import load
 from mnist_tasks.normalize import normalize
@@ -118,7 +117,7 @@ def test_datasets_stay_as_long_as_a_version_or_a_run_has_them(digits: Digits, np
 def test_batches_that_neither_a_dataset_nor_the_inbox_has_are_removed(
     digits: Digits, npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store, "TICK", -3600)
+    monkeypatch.setattr("mnist_tasks.data.batches.TICK", -3600)
     workspace, digests = home_of_nights(tmp_path, digits, npz, nights=3)
     assert len(list((workspace.datasets / BATCHES).glob("?" * 64))) == 3
     shutil.rmtree(tmp_path / "runs")

@@ -24,8 +24,8 @@ from mnist_tasks.data.neighbours import Indices, Reference
 from mnist_tasks.data.pieces import Piece
 from mnist_tasks.data.profile import Profile
 from mnist_tasks.data.readers.common import check_link
-from mnist_tasks.data.sources import fetch, state
-from mnist_tasks.data.store import BatchStore
+from mnist_tasks.data.sources import fetch, last_change, state
+from mnist_tasks.data.store import TICK, BatchStore
 from mnist_tasks.data.validation import LabelReference, failed_schema, log_checks, passed_schema, validate
 from mnist_tasks.documents import BatchReport, KnownBatch
 from mnist_tasks.system.errors import InputError, is_transient
@@ -33,6 +33,8 @@ from mnist_tasks.system.files import printable
 from mnist_tasks.system.task_log import best_effort
 
 log = logging.getLogger(__name__)
+
+KEPT_IMAGES = 20_000  # of the source, whose features are kept in memory while batches are compared with them: 16 MB
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,8 @@ def check_batches(
     if not batches:
         store.write()
         return []
+    for profile in source.profiles.values():
+        profile.keep = len(profile) <= KEPT_IMAGES
     baseline = baseline or Baseline.of_source(source.profiles)
     known = Known(source)
     night = _Night(store, known, rules, _reference_of(source), baseline, fixed_test_images, work)
@@ -115,12 +119,13 @@ def _check(batch: Batch, folder: Path, night: _Night) -> CheckedBatch:
 
     An error that may pass, such as a full disk or a share that is away, is raised: the task is tried again.
     """
-    before, content, stamp, started = None, None, None, time.time()
+    before, content, stamp, started, has_settled = None, None, None, time.time(), False
     try:
         if printable(batch.path) != str(batch.path):
             raise InputError(f"{printable(batch.path)} has a name that is not UTF-8; rename it")
         check_link(batch.path, batch.path.parent)
         stamp = state(batch.path)
+        has_settled = last_change(batch.path) < started - TICK
         before = night.store.look_up(batch, stamp)
         if before and before.problem:
             raise InputError(before.problem)
@@ -133,6 +138,9 @@ def _check(batch: Batch, folder: Path, night: _Night) -> CheckedBatch:
         problem = None
     except InputError as error:
         checked, problem = _unreadable(batch, str(error)), str(error)
+        if isinstance(error.__cause__, (ImportError, OSError)):
+            # A missing package or right says nothing about the batch: it is tried again.
+            has_settled = False
     except Exception as error:
         if is_transient(error):
             raise
@@ -144,9 +152,9 @@ def _check(batch: Batch, folder: Path, night: _Night) -> CheckedBatch:
         return _unreadable(batch, message)
     if before is None:
         log_checks(f"the checks of batch {batch.name}", checked.report.checks)
-    if stamp:
+    if stamp and has_settled:
         found = KnownBatch(stamp=stamp, content=content, problem=problem, verdict=checked.report.verdict)
-        night.store.remember(batch, found, read_at=None if before else started)
+        night.store.remember(batch, found)
     return checked
 
 

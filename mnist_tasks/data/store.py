@@ -13,7 +13,6 @@ from pathlib import Path
 
 from mnist_tasks.data.inbox import Batch
 from mnist_tasks.data.pieces import Piece, code_digest
-from mnist_tasks.data.sources import last_change
 from mnist_tasks.documents import InboxIndex, KnownBatch
 from mnist_tasks.system.errors import ModelError, is_transient
 from mnist_tasks.system.files import atomic_folder, remove_staging_folders
@@ -65,10 +64,9 @@ class BatchStore:
             piece.moved(staging).write_profile()
         return piece.moved(folder)
 
-    def remember(self, batch: Batch, found: KnownBatch, read_at: float | None) -> None:
-        """Note what was found at a path; `read_at` is when the reading began, None if it was not read."""
-        if read_at is None or last_change(batch.path) < read_at - TICK:
-            self._now[str(batch.path)] = found
+    def remember(self, batch: Batch, found: KnownBatch) -> None:
+        """Note what was found at a path."""
+        self._now[str(batch.path)] = found
 
     def write(self) -> None:
         """Write the index: what is no longer in the inbox is forgotten."""

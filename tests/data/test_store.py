@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ RULES = {
 @pytest.fixture(autouse=True)
 def clock_without_ticks(monkeypatch: pytest.MonkeyPatch) -> None:
     """The tests write batches just before they are read."""
-    monkeypatch.setattr(store, "TICK", -3600)
+    monkeypatch.setattr("mnist_tasks.data.batches.TICK", -3600)
 
 
 @pytest.fixture(scope="module")
@@ -269,7 +270,7 @@ def test_another_release_reads_and_measures_everything_again(
 def test_a_batch_that_has_just_changed_is_read_once_more(
     digits: Digits, source_arrays: Path, tmp_path: Path, reads: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store, "TICK", 3600)
+    monkeypatch.setattr("mnist_tasks.data.batches.TICK", 3600)
     inbox = tmp_path / "inbox"
     inbox.mkdir()
     night = Night(tmp_path, source_arrays)
@@ -279,6 +280,23 @@ def test_a_batch_that_has_just_changed_is_read_once_more(
     night.check(inbox, DataRules())
 
     assert reads == ["a.npz", "a.npz"]
+
+
+def test_a_batch_that_only_could_not_be_read_here_is_tried_again(
+    digits: Digits, source_arrays: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inbox = tmp_path / "inbox"
+    inbox.mkdir()
+    night = Night(tmp_path, source_arrays)
+    done(FORMS["parquet"](inbox / "a", digits.x_train[600:650], digits.y_train[600:650]))
+    with monkeypatch.context() as without:
+        without.setitem(sys.modules, "pyarrow.parquet", None)
+        (first,) = night.check(inbox, DataRules())
+    assert "pip install pyarrow" in first.report.reason
+
+    (second,) = night.check(inbox, DataRules())
+
+    assert second.report.verdict == "merged"
 
 
 def size(folder: Path) -> int:
