@@ -257,7 +257,9 @@ def _snapshot(
     """Write the dataset, unless it exists already; return what it holds, and whether it existed."""
     base = call.datasets / source.content
     reused = source.folder == base
-    if not reused:
+    if reused:
+        source.write_measurements()
+    else:
         images = sum(len(ArrayFile.open(source.folder / f"y_{split}.npy")) for split in SPLITS)
         _require_space(call, space_for_dataset(images, base, call.work))
         with _replaced(base) as staging:

@@ -67,7 +67,10 @@ def content_digest(arrays: Mapping[str, tuple[tuple[int, ...], Iterable[UInt8]]]
 def folder_digest(folder: Path) -> str:
     """The content digest of those arrays that are in a folder; raises the errors of `ArrayFile.open`."""
     paths = {name: folder / f"{name}.npy" for name in ARRAYS}
-    files = {name: ArrayFile.open(path) for name, path in paths.items() if path.exists()}
+    return _digest_of({name: ArrayFile.open(path) for name, path in paths.items() if path.exists()})
+
+
+def _digest_of(files: Mapping[str, ArrayFile | JoinedArrays]) -> str:
     return content_digest({name: (file.shape, file.chunks()) for name, file in files.items()})
 
 
@@ -184,8 +187,7 @@ class Dataset:
 
     def content_digest(self) -> str:
         """The digest of the images and labels as they are now."""
-        files = {name: self.files(name) for name in ARRAYS}
-        return content_digest({name: (file.shape, file.chunks()) for name, file in files.items()})
+        return _digest_of({name: self.files(name) for name in ARRAYS})
 
     def verify(self, split: Split) -> None:
         """Check that all raw arrays, and a split's normalized images, are those that the digest names.

@@ -10,9 +10,10 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
+from typing import TypeVar
 from zipfile import BadZipFile
 
 import numpy as np
@@ -20,13 +21,15 @@ import numpy as np
 from mnist_tasks.data.arrays import ArrayFile, write_array
 from mnist_tasks.data.dataset import SPLITS, Split, folder_digest
 from mnist_tasks.data.leakage import NEAR_DISTANCE, distances_to
-from mnist_tasks.data.neighbours import TURNED_IMAGES, Indices, Reference, WayUp, evenly_spread
+from mnist_tasks.data.neighbours import Indices, Reference, WayUp
 from mnist_tasks.data.profile import Profile
-from mnist_tasks.documents import Contradicted, Measurements, Nearest
+from mnist_tasks.documents import Contradicted, Document, Measurements, Nearest
 from mnist_tasks.system.errors import InputError, ModelError, is_transient
 from mnist_tasks.system.files import write_atomically
 
 log = logging.getLogger(__name__)
+
+D = TypeVar("D", bound=Document)
 
 PROFILE, MEASUREMENTS = "profile.npz", "measurements.json"
 
@@ -76,7 +79,7 @@ class Piece:
     def moved(self, folder: Path) -> Piece:
         """The same piece after its arrays have been moved to another folder."""
         profiles = {split: profile.moved(folder) for split, profile in self.profiles.items()}
-        return Piece(folder, self.content, profiles, self.measurements)
+        return replace(self, folder=folder, profiles=profiles)
 
     def write_profile(self) -> None:
         """Write the images' profile and keys into the piece's folder. The keys order the images of a dataset."""
@@ -136,10 +139,7 @@ class Piece:
         """Which way up the images agree best with that reference."""
         found = self._contradicted(split, content, reference)
         if found.way_up is None:
-            profile = self.profiles[split]
-            some = evenly_spread(len(profile), TURNED_IMAGES)
-            way_up = reference().way_up(profile.files[0].rows(some), profile.labels[some])
-            found = found.model_copy(update={"way_up": asdict(way_up)})
+            found = found.model_copy(update={"way_up": asdict(self.profiles[split].way_up(reference()))})
             self._remember("contradicted", split, found)
         return WayUp(**found.way_up)  # type: ignore[arg-type]
 
@@ -182,14 +182,18 @@ def _read_profile(folder: Path, split: Split) -> Profile | None:
 
 def _read_measurements(path: Path) -> Measurements:
     """What was measured; nothing if there is nothing that can be used."""
-    nothing = Measurements(code=code_digest())
+    found = read_if_whole(Measurements, path, "they are made again")
+    return found if found and found.code == code_digest() else Measurements(code=code_digest())
+
+
+def read_if_whole(kind: type[D], path: Path, instead: str) -> D | None:
+    """A document that can be made again; None if it is missing or damaged, with a warning that says what is done."""
     if not path.exists():
-        return nothing
+        return None
     try:
-        found = Measurements.read(path, "they are made again")
+        return kind.read(path, instead)
     except ModelError as error:
         if is_transient(error):
             raise
         log.warning("%s", error)
-        return nothing
-    return found if found.code == code_digest() else nothing
+        return None

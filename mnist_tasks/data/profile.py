@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from mnist_tasks.data.arrays import ArrayFile
 from mnist_tasks.data.dataset import DIGITS, PIXEL_MAX, Float32, Split, UInt8, digest_of_test_set
-from mnist_tasks.data.neighbours import Indices, features
+from mnist_tasks.data.neighbours import TURNED_IMAGES, Indices, Reference, WayUp, evenly_spread, features
 from mnist_tasks.data.sources import MNIST_TEST_DIGEST, MNIST_TEST_IMAGES
 
 LEVELS = 16  # of the histogram of the pixels
@@ -97,6 +97,11 @@ class Profile:
         if not self._features:
             self._features = list(chunks)
         return self._features
+
+    def way_up(self, reference: Reference) -> WayUp:
+        """Which way up some of the images agree best with the reference."""
+        some = evenly_spread(len(self), TURNED_IMAGES)
+        return reference.way_up(self.files[0].rows(some), self.labels[some])
 
     def moved(self, folder: Path) -> Profile:
         """The same profile after its files have been moved to another folder."""

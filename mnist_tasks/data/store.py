@@ -11,21 +11,21 @@ import logging
 import shutil
 from pathlib import Path
 
+from mnist_tasks.data.dataset import BATCHES
 from mnist_tasks.data.inbox import Batch
-from mnist_tasks.data.pieces import Piece, code_digest
+from mnist_tasks.data.pieces import Piece, code_digest, read_if_whole
 from mnist_tasks.documents import InboxIndex, KnownBatch
-from mnist_tasks.system.errors import ModelError, is_transient
 from mnist_tasks.system.files import atomic_folder, remove_staging_folders
 
 log = logging.getLogger(__name__)
 
-FOLDER, INDEX = ".batches", "index.json"
+INDEX = "index.json"
 TICK = 2.0  # seconds: the coarsest clock of a file system in use, that of FAT and some shares
 
 
 def piece_folder(datasets: Path, content: str) -> Path:
     """Where the batch with this content lies."""
-    return datasets / FOLDER / content
+    return datasets / BATCHES / content
 
 
 class BatchStore:
@@ -33,7 +33,7 @@ class BatchStore:
 
     def __init__(self, datasets: Path) -> None:
         self.datasets = datasets
-        self.folder = datasets / FOLDER
+        self.folder = datasets / BATCHES
         remove_staging_folders(self.folder)
         self._known = _read_index(self.folder / INDEX)
         self._now: dict[str, KnownBatch] = {}
@@ -77,14 +77,8 @@ class BatchStore:
 
 
 def _read_index(path: Path) -> dict[str, KnownBatch]:
-    if not path.exists():
-        return {}
-    try:
-        index = InboxIndex.read(path, "every batch is read again")
-    except ModelError as error:
-        if is_transient(error):
-            raise
-        log.warning("%s", error)
+    index = read_if_whole(InboxIndex, path, "every batch is read again")
+    if index is None:
         return {}
     if index.code != code_digest():
         log.info("another release has read the inbox; every batch is read again")

@@ -36,10 +36,8 @@ from mnist_tasks.data.known import Known
 from mnist_tasks.data.leakage import leakage, none_of, positions
 from mnist_tasks.data.neighbours import (
     NEIGHBOURS,
-    TURNED_IMAGES,
     Indices,
     Reference,
-    WayUp,
     evenly_spread,
     features,
 )
@@ -234,7 +232,7 @@ def _compared_with_mnist(split: Split, images: Profile, mnist: Reference, rules:
             f": {positions(doubted)}; correct them, or, if the digits are meant to be other ones than MNIST's, raise "
             "max_source_wrong_labels"
         )
-    way_up = _way_up(images, mnist)
+    way_up = images.way_up(mnist)
     shares = f"MNIST agrees with the labels of {way_up.upright:.0%} of {way_up.images:,} {split_name(split)} images"
     other = ""
     if way_up.wrong:
@@ -262,11 +260,6 @@ def _contradicted(split: Split, doubted: int, images: int, by: str, value: float
         f"{value:.2%} or more) are contradicted by all {NEIGHBOURS} nearest images of {by}, "
         f"{'within' if value <= bound + SLACK else 'more than'} the allowed {bound:.2%}"
     )
-
-
-def _way_up(images: Profile, reference: Reference) -> WayUp:
-    some = evenly_spread(len(images), TURNED_IMAGES)
-    return reference.way_up(images.files[0].rows(some), images.labels[some])
 
 
 def _test_share(total: int, fixed: int, rules: DataRules) -> Check:

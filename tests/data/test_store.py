@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -241,6 +242,16 @@ def test_a_night_reads_only_what_is_new_or_has_changed(
     reads.clear()
     night.check(inbox, RULES["all labels"])
     assert reads == []
+
+
+def test_a_source_that_has_not_changed_is_not_compared_again(
+    digits: Digits, npz: Path, tmp_path: Path, compared: list[int]
+) -> None:
+    first = load(str(npz), tmp_path / "datasets")
+    assert compared == [len(digits.x_train)]
+
+    assert load(str(npz), tmp_path / "datasets") == replace(first, reused=True)
+    assert compared == [len(digits.x_train)]
 
 
 def test_another_release_reads_and_measures_everything_again(

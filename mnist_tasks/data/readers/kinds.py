@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import re
 from pathlib import Path
-from typing import NoReturn
+from typing import BinaryIO, NoReturn, cast
 
 from mnist_tasks.data.readers.common import FORMS, entries, read_errors_named
 from mnist_tasks.data.readers.idx import IDX_FILES
@@ -64,12 +64,14 @@ KINDS: tuple[tuple[bytes, str], ...] = (
 def start_of(path: Path) -> bytes:
     """The first bytes of a file; of what it holds if it is gzipped."""
     with read_errors_named(path), path.open("rb") as file:
-        start = file.read(START)
-        if not start.startswith(GZIP):
-            return start
-        file.seek(0)
-        with gzip.open(file) as unzipped:
-            return unzipped.read(START)
+        return unzipped(file).read(START)
+
+
+def unzipped(file: BinaryIO) -> BinaryIO:
+    """What a file that has just been opened holds: the file itself, or what is gzipped in it."""
+    zipped = file.read(len(GZIP)) == GZIP
+    file.seek(0)
+    return cast(BinaryIO, gzip.GzipFile(fileobj=file)) if zipped else file
 
 
 def is_npz(path: Path) -> bool:

@@ -6,7 +6,6 @@ file is read twice, in pieces: first its labels, then its pixels.
 
 from __future__ import annotations
 
-import gzip
 import io
 import itertools
 import math
@@ -21,7 +20,7 @@ import numpy as np
 from mnist_tasks.data.arrays import CHUNK
 from mnist_tasks.data.dataset import DIGITS, IMAGE_SHAPE, UInt8
 from mnist_tasks.data.readers.common import MAX_IMAGES, AnnouncedSplit, read_errors_named
-from mnist_tasks.data.readers.kinds import GZIP
+from mnist_tasks.data.readers.kinds import unzipped
 from mnist_tasks.data.readers.pixels import Pixels, Values
 from mnist_tasks.system.errors import InputError
 from mnist_tasks.system.files import printable
@@ -79,11 +78,8 @@ def _lines(path: Path, first: int = 1) -> Iterator[Line]:
     """The lines that are not blank, from the given one on, with their numbers from 1."""
     size = 0
     with read_errors_named(path), path.open("rb") as file:
-        zipped = file.read(len(GZIP)) == GZIP
-        file.seek(0)
-        content = gzip.GzipFile(fileobj=file) if zipped else file
         # Only names can hold other characters than ASCII, in whatever encoding.
-        text = io.TextIOWrapper(content, encoding="utf-8-sig", errors="replace")
+        text = io.TextIOWrapper(unzipped(file), encoding="utf-8-sig", errors="replace")
         for number in itertools.count(1):
             line = text.readline(MAX_LINE + 1)
             size += len(line)
