@@ -1,10 +1,11 @@
 """A year of nightly retrains before the gate: what it rejects wrongly, what gets past it, where the champion goes.
 
-Usage: python -m benchmarks.gate [JSON FILE [PNG FILE]]. Really trains the default recipe with many seeds on
-MNIST, and on MNIST with a defect: one digit lost, 2 % of the labels shuffled, as few images as cost one point. The
-models' metrics go to the JSON file and are read from there the next time; the results go there too, and are drawn in
-the PNG file. A year is 365 of the healthy models drawn at random, each before the real gate, with the real champion;
-each night every defective model is shown to the gate as well, but never promoted.
+Usage: python -m benchmarks.gate [JSON FILE [PNG FILE]]. The candidates are the really trained models of
+`benchmarks.gate_models`, whose scores are in `benchmarks/gate_scores.csv`. A year is 365 of the healthy ones drawn at
+random, each before the real gate, with the real champion and the best of the last champions as the reference; each
+night every defective model is shown to the gate as well, but never promoted. Then every rule stands alone: the share of
+healthy models that it rejects and of defective ones that it misses, for every bound. Results go to the JSON file and
+are drawn in the PNG file.
 """
 
 from __future__ import annotations
@@ -12,370 +13,274 @@ from __future__ import annotations
 import json
 import statistics
 import sys
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections import defaultdict, deque
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import ScalarFormatter
 from numpy.typing import NDArray
 
+from benchmarks.gate_scores import read_scores
 from benchmarks.machine import machine
-from mnist_tasks.config import DataRules, TrainConfig
-from mnist_tasks.data.dataset import DIGITS, Dataset, Digits
-from mnist_tasks.data.sources import read_source
-from mnist_tasks.documents import Finding, MnistMetrics, ModelEvaluation
-from mnist_tasks.evaluation.metrics import compute_metrics
+from mnist_tasks.documents import Check, ModelEvaluation
 from mnist_tasks.gate import decide
 from mnist_tasks.gate_config import GateConfig
-from mnist_tasks.load import load
-from mnist_tasks.normalize import normalize
-from mnist_tasks.train import train
 
 HEALTHY = "healthy"
-HEALTHY_SEEDS, DEFECTIVE_SEEDS = 60, 10
-SHUFFLED = 0.02
-FEW_IMAGES = 22_000  # cost one point of accuracy
 YEARS, NIGHTS = 200, 365
 SEED = 0  # the same candidates before every policy, and the same table from every run
-QUIET_SECONDS = 60  # nights after which the champion no longer depends on the first one
+FALSE_REJECTIONS = 0.002  # of a rule that stands alone, for the table of what it misses then
 
-REGRESSIONS = (0.0, 0.001, 0.002, 0.003, 0.004, 0.006, 0.01)
-OFF = 1.0  # a bound so wide that it never fails
-SWEEPS = {
-    "max_regression": REGRESSIONS,
-    "max_loss_increase": (0.005, 0.008, 0.010, 0.012, 0.015, 0.02, OFF),
-    "max_digit_regression": (0.01, 0.02, 0.03, 0.04, 0.05, OFF),
-}
-NO_FLOORS = {"min_accuracy": 0.0, "max_loss": 100.0, "min_digit_recall": 0.0, "min_digit_precision": 0.0}
-
-# What every candidate loses a night in the ratchet test: far less than one model differs from the next.
-DRIFTS = (0.0005, 0.0001)
-LOSS_PER_ACCURACY = 4  # nats; 0.002 for 0.0005
-RATCHET_YEARS = 50  # fewer: drifting models are new each night, so that no outcome can be computed once for all
+# What every candidate loses a night in the ratchet test, in nats: far less than one model differs from the next.
+DRIFTS = (25e-3 / 60, 5e-3 / 60)
+ACCURACY_PER_LOSS = 4e-3 / 25e-3
+RATCHET_NIGHTS, RATCHET_YEARS = 60, 200
 
 DPI = 120
-# Okabe and Ito's palette, which the colour-blind can tell apart.
-BLUE, VERMILION, GREEN, PURPLE, ORANGE = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00"
-LOST, MISLABELLED, WORSE = "a digit lost", "2 % of labels shuffled", "one point worse"
-STYLES = {LOST: (GREEN, "v", 9), MISLABELLED: (VERMILION, "^", 7), WORSE: (PURPLE, "D", 5)}  # the size: lines overlap
-SHOWN_EVERY = 20  # nights between the defective models in the picture
-LOWEST_SHOWN = 0.959
 
-Pool = dict[str, list[ModelEvaluation]]
-Passes = dict[str, NDArray[np.bool_]]
+Pool = Mapping[str, Sequence[ModelEvaluation]]
+NOT_QUALITY = ("integrity", "max_champion_drop")
 
 
 @dataclass(frozen=True)
-class Nights:
-    """All nights of all years, each array of shape (nights, years); models are numbers in the pool.
+class Rates:
+    """Shares of the models that were shown to the gate."""
 
-    `champions` are those the candidates met. The number after the last healthy model's means that there was none yet.
-    """
-
-    candidates: NDArray[np.int64]
-    champions: NDArray[np.int64]
-    promoted: NDArray[np.bool_]
-
-    @property
-    def afterwards(self) -> NDArray[np.int64]:
-        """The champions in the morning."""
-        return np.where(self.promoted, self.candidates, self.champions)
-
-
-@dataclass(frozen=True)
-class Row:
-    """One policy's results; shares are fractions of the models shown to the gate."""
-
-    changed: dict[str, float]
     false_rejections: float
     false_promotions: dict[str, float]
-    champion_accuracy: float
-    lowest_champion: float
-    changes_a_year: float
+    first: dict[str, float]
+    champion_loss: float
 
 
 @dataclass(frozen=True)
 class Ratchet:
     """How far the champion slid where every candidate was a little worse than the last; medians over the years."""
 
-    drift: float
-    floors: bool
+    loss_a_night: float
+    reference: bool
     last_promotion: float
-    champion_accuracy: float
+    increase: float
 
 
-def training_sets() -> Iterator[tuple[str, int, Digits]]:
-    """Kind, seed and digits of each model to train."""
-    mnist = read_source("builtin")
-    for seed in range(HEALTHY_SEEDS):
-        yield HEALTHY, seed, mnist
-    for seed in range(DEFECTIVE_SEEDS):
-        random = np.random.default_rng(seed)
-        kept = mnist.y_train != seed % DIGITS
-        yield LOST, seed, Digits(mnist.x_train[kept], mnist.y_train[kept], mnist.x_test, mnist.y_test)
-        labels = mnist.y_train.copy()
-        chosen = random.choice(len(labels), int(SHUFFLED * len(labels)), replace=False)
-        labels[chosen] = random.permutation(labels[chosen])
-        yield MISLABELLED, seed, Digits(mnist.x_train, labels, mnist.x_test, mnist.y_test)
-        few = random.permutation(len(labels))[:FEW_IMAGES]
-        yield WORSE, seed, Digits(mnist.x_train[few], mnist.y_train[few], mnist.x_test, mnist.y_test)
+class Matches:
+    """Each model before the gate with each healthy champion, and with each healthy reference.
 
+    Attributes:
+        losses: of the healthy models.
+        passes: by kind, whether the gate approves; a row for each champion, the last one for none, a column a model.
+        keeps_level: by kind, whether the checks against a reference pass; a row for each reference.
+        margins: by kind and rule, how far each model is inside the bound (negative: outside) at its worst slice, for
+            each pair of a champion and a model.
+    """
 
-def trained_models(home: Path) -> Pool:
-    """The metrics of each model on MNIST's test set, by kind, as `evaluate` would write them."""
-    import keras
-
-    found: Pool = {}
-    rules = DataRules(min_digit_share=0, max_source_wrong_labels=1)  # the gate is what is asked here
-    for kind, seed, digits in training_sets():
-        source = home / "digits.npz"
-        np.savez(source, **vars(digits))
-        dataset = Dataset(home / load(str(source), home, rules=rules).digest)
-        normalize(dataset.folder)
-        run = home / "run"
-        run.mkdir(exist_ok=True)
-        train(dataset.folder, TrainConfig(seed=seed), run)
-        model = keras.saving.load_model(run / "model.keras")
-        probabilities = model.predict(dataset.normalized("test"), batch_size=1000, verbose=0)
-        metrics = compute_metrics(probabilities, dataset.labels("test"))
-        found.setdefault(kind, []).append(
-            ModelEvaluation(
-                **vars(metrics),
-                dataset="MNIST's test set",
-                integrity=[Finding("loads", True, "loads")],
-                mnist=MnistMetrics(is_test_set=True),
+    def __init__(self, pool: Pool, policy: GateConfig) -> None:
+        healthy = pool[HEALTHY]
+        self.losses = [model.loss or 0.0 for model in healthy]
+        self.passes, self.keeps_level, self.margins = {}, {}, {}
+        for kind, models in pool.items():
+            margins: dict[str, list[float]] = defaultdict(list)
+            passes = np.empty((len(healthy) + 1, len(models)), np.bool_)
+            for row, champion in enumerate((*healthy, None)):
+                for column, model in enumerate(models):
+                    decision = decide(model, champion, policy)
+                    passes[row, column] = decision.approved
+                    if champion and champion is not model:
+                        for rule, margin in _margins(decision.checks).items():
+                            margins[rule].append(margin)
+            self.passes[kind] = passes
+            self.margins[kind] = {rule: np.array(values) for rule, values in margins.items()}
+            self.keeps_level[kind] = np.array(
+                [[_keeps_level(model, best, policy) for model in models] for best in healthy]
             )
-        )
-        print(f"{kind}, seed {seed}: accuracy {metrics.accuracy:.4f}, loss {metrics.loss:.4f}", file=sys.stderr)
+
+
+def _margins(checks: Sequence[Check]) -> dict[str, float]:
+    """For each rule of quality how far the worst slice is inside the bound."""
+    found: dict[str, float] = {}
+    for check in checks:
+        if check.verdict == "skipped" or check.value is None or check.bound is None or check.rule in NOT_QUALITY:
+            continue
+        margin = abs(check.value - check.bound) * (1 if check.verdict == "passed" else -1)
+        found[check.rule] = min(margin, found.get(check.rule, np.inf))
     return found
 
 
-def outcomes(pool: Pool, policy: GateConfig) -> Passes:
-    """Whether each model of a kind (columns) would be promoted over each healthy champion (rows; the last: none)."""
-    champions = [*pool[HEALTHY], None]
-    return {
-        kind: np.array([[decide(model, champion, policy).approved for model in models] for champion in champions])
-        for kind, models in pool.items()
-    }
+def _keeps_level(model: ModelEvaluation, best: ModelEvaluation, policy: GateConfig) -> bool:
+    """Whether the candidate passes the checks against a reference."""
+    checks = decide(model, model, policy, best.model_copy(update={"version": 1, "champions_since": 1})).checks
+    return all(check.verdict != "failed" for check in checks if check.rule in ("max_slide", "max_loss_slide"))
 
 
-def simulate(passes: NDArray[np.bool_]) -> Nights:
+def simulate(matches: Matches, versions: int) -> tuple[Rates, list[int]]:
+    """Simulate all years; return the rates, and the champion of each last night."""
     random = np.random.default_rng(SEED)
-    healthy = passes.shape[1]
-    champions: NDArray[np.int64] = np.full(YEARS, healthy)
-    nights = []
-    for _ in range(NIGHTS):
-        drawn = random.integers(healthy - 1, size=YEARS)
-        candidates = drawn + (drawn >= champions)  # any but the champion itself, which would pass for certain
-        promoted = passes[champions, candidates]
-        nights.append((candidates, champions, promoted))
-        champions = np.where(promoted, candidates, champions)
-    return Nights(*map(np.array, zip(*nights, strict=True)))
+    count = len(matches.losses)
+    promoted, defects, champions = [], defaultdict(list), []
+    for _ in range(YEARS):
+        champion, last = count, deque[int](maxlen=versions)
+        for night, drawn in enumerate(random.integers(count - 1, size=NIGHTS)):
+            candidate = int(drawn + (drawn >= champion))  # any but the champion itself, which would pass for certain
+            best = min(last, key=matches.losses.__getitem__, default=None)
+
+            def through(kind: str, best: int | None = best, champion: int = champion) -> NDArray[np.bool_]:
+                passes: NDArray[np.bool_] = matches.passes[kind][champion]
+                return passes if best in (None, champion) else passes & matches.keeps_level[kind][best]
+
+            if night:
+                for kind in matches.passes:
+                    defects[kind].append(float(through(kind).mean()))
+            passed = bool(through(HEALTHY)[candidate])
+            promoted.append(passed)
+            if passed:
+                champion = candidate
+                last.append(candidate)
+        champions.append(champion)
+    first = {kind: float(passes[count].mean()) for kind, passes in matches.passes.items()}
+    losses = [matches.losses[champion] for champion in champions]
+    missed = {kind: statistics.mean(shares) for kind, shares in defects.items() if kind != HEALTHY}
+    return Rates(1 - statistics.mean(promoted), missed, first, statistics.mean(losses)), champions
 
 
-def row(pool: Pool, changed: dict[str, float]) -> Row:
-    passes = outcomes(pool, GateConfig(**changed))
-    nights = simulate(passes[HEALTHY])
-    accuracies = np.array([*(model.accuracy for model in pool[HEALTHY]), np.nan])[nights.afterwards]
-    return Row(
-        changed,
-        false_rejections=1 - float(nights.promoted.mean()),
-        # Without the first night: the changes have nothing to compare with yet, and the floors stand alone.
-        false_promotions={k: float(p[nights.champions[1:]].mean()) for k, p in passes.items() if k != HEALTHY},
-        champion_accuracy=float(np.nanmean(accuracies[QUIET_SECONDS:])),
-        lowest_champion=float(np.nanmin(accuracies)),
-        changes_a_year=float(nights.promoted.sum(axis=0).mean()),
-    )
+def curves(matches: Matches, kinds: Sequence[str]) -> dict[str, dict[str, tuple[NDArray[Any], NDArray[Any]]]]:
+    """By defect and rule: shares of healthy models rejected, and of defective ones missed, for every bound."""
+    healthy = matches.margins[HEALTHY]
+    found: dict[str, dict[str, tuple[NDArray[Any], NDArray[Any]]]] = {}
+    for kind in kinds:
+        defective = matches.margins[kind]
+        for rule, values in healthy.items():
+            bounds = np.unique(np.concatenate([values, defective[rule]]))
+            rejected = np.searchsorted(np.sort(values), bounds, side="left") / len(values)
+            missed = 1 - np.searchsorted(np.sort(defective[rule]), bounds, side="left") / len(defective[rule])
+            found.setdefault(kind, {})[rule] = (rejected, missed)
+    return found
 
 
-def drifted(model: ModelEvaluation, lost: float) -> ModelEvaluation:
-    """The model with all its shares lower, and its loss higher."""
-    return model.model_copy(
-        update={
-            "accuracy": lowered(model.accuracy, lost),
-            "loss": (model.loss or 0) + LOSS_PER_ACCURACY * lost,
-            "digits": [
-                replace(digit, recall=lowered(digit.recall, lost), precision=lowered(digit.precision, lost))
-                for digit in model.digits
-            ],
-        }
-    )
+def missed_at(curve: tuple[NDArray[Any], NDArray[Any]], rejected: float) -> float:
+    """The smallest share that a rule misses if it rejects no more healthy models than that."""
+    return float(curve[1][curve[0] <= rejected].min(initial=1))
 
 
-def lowered(share: float | None, lost: float) -> float:
-    return max(0.0, (share or 0) - lost)
-
-
-def ratchet(healthy: Sequence[ModelEvaluation], drift: float, floors: bool) -> Ratchet:
+def ratchet(healthy: Sequence[ModelEvaluation], drift: float, policy: GateConfig, reference: bool) -> Ratchet:
     random = np.random.default_rng(SEED)
-    policy = GateConfig(**({} if floors else NO_FLOORS))
     ends = []
     for _ in range(RATCHET_YEARS):
-        champion, last = None, 0
-        for night, number in enumerate(random.integers(len(healthy), size=NIGHTS), start=1):
+        champion, last, start = None, deque[ModelEvaluation](maxlen=policy.reference_versions), 0.0
+        last_night = 0
+        for night, number in enumerate(random.integers(len(healthy), size=RATCHET_NIGHTS), start=1):
             candidate = drifted(healthy[number], night * drift)
-            if decide(candidate, champion, policy).approved:
-                champion, last = candidate, night
+            best = min(last, key=lambda model: model.loss or 0.0, default=None) if reference else None
+            best = None if best is champion else best
+            if decide(candidate, champion, policy, best).approved:
+                champion, last_night = candidate, night
+                start = start or candidate.loss or 0.0
+                last.append(candidate)
         if champion:
-            ends.append((last, champion.accuracy))
-    nights, accuracies = zip(*ends, strict=True)
-    return Ratchet(drift, floors, statistics.median(nights), statistics.median(accuracies))
+            ends.append((last_night, (champion.loss or 0.0) - start))
+    nights, increases = zip(*ends, strict=True)
+    return Ratchet(drift, reference, statistics.median(nights), statistics.median(increases))
+
+
+def drifted(model: ModelEvaluation, more: float) -> ModelEvaluation:
+    """The model with a higher loss on test images, and lower shares."""
+    lost = more * ACCURACY_PER_LOSS
+
+    def lowered(share: float | None) -> float:
+        return max(0.0, (share or 0.0) - lost)
+
+    changed = {
+        "version": 1,
+        "accuracy": lowered(model.accuracy),
+        "loss": (model.loss or 0.0) + more,
+        "digits": [
+            replace(digit, recall=lowered(digit.recall), precision=lowered(digit.precision)) for digit in model.digits
+        ],
+        "slices": [replace(part, accuracy=lowered(part.accuracy)) for part in model.slices],
+        "changed": [replace(part, accuracy=lowered(part.accuracy)) for part in model.changed],
+    }
+    return model.model_copy(update=changed)
 
 
 def print_pool(pool: Pool) -> None:
-    print(f"{'model':<24}{'trained':>8}{'accuracy':>28}{'loss':>26}{'passes as the first':>21}")
+    metrics = ("accuracy", "loss", "training loss", "doubtful labels", "calibration error")
+    print(f"{'models':<26}{'':>5}" + "".join(f"{name:>26}" for name in metrics))
     for kind, models in pool.items():
-        first = statistics.mean(decide(model, None, GateConfig()).approved for model in models)
-        spreads = []
-        for metric in ("accuracy", "loss"):
-            values = [getattr(model, metric) for model in models]
-            spreads.append(f"{statistics.mean(values):.4f} ({min(values):.4f} to {max(values):.4f})")
-        print(f"{kind:<24}{len(models):>8}{spreads[0]:>28}{spreads[1]:>26}{first:>21.0%}")
+        cells = [
+            [getattr(part, name) for part in parts]
+            for parts, name in (
+                (models, "accuracy"),
+                (models, "loss"),
+                ([model.training for model in models], "loss"),
+                ([model.training for model in models], "label_issues"),
+                (models, "calibration_error"),
+            )
+        ]
+        texts = (f"{statistics.mean(each):.4f} ({min(each):.4f}-{max(each):.4f})" for each in cells)
+        print(f"{kind:<26}{len(models):>5}" + "".join(f"{text:>26}" for text in texts))
 
 
-def print_rows(rows: Sequence[Row], kinds: Sequence[str]) -> None:
-    print(f"\n{YEARS} years of {NIGHTS} nights for each policy; the champion's accuracy after {QUIET_SECONDS} nights")
-    titles = ("false rejections", "(nights a year)", *kinds, "champion", "lowest", "changes a year")
-    widths = [max(9, len(title) + 2) for title in titles]
-    print(f"{'':<38}" + "".join(f"{title:>{width}}" for title, width in zip(titles, widths, strict=True)))
-    for each in rows:
-        cells = (
-            f"{each.false_rejections:.2%}",
-            f"{each.false_rejections * NIGHTS:.1f}",
-            *(f"{each.false_promotions[kind]:.1%}" for kind in kinds),
-            f"{each.champion_accuracy:.4f}",
-            f"{each.lowest_champion:.4f}",
-            f"{each.changes_a_year:.1f}",
-        )
-        print(f"{_name(each):<38}" + "".join(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True)))
+def print_rates(title: str, rates: Rates) -> None:
+    print(
+        f"\n{title}: {rates.false_rejections:.2%} of healthy candidates rejected; the champion's loss at the end of a "
+    )
+    print(f"year {rates.champion_loss:.4f}")
+    print(f"{'':<26}{'let through':>14}{'as the first model':>22}")
+    for kind, share in rates.false_promotions.items():
+        print(f"{kind:<26}{share:>14.2%}{rates.first[kind]:>22.1%}")
 
 
-def _name(each: Row) -> str:
-    if not each.changed:
-        return "the default policy"
-    if each.changed == NO_FLOORS:
-        return "no floors"
-    ((field, value),) = each.changed.items()
-    return f"{field} {'off' if value == OFF else f'{value:.3f}'}{' (default)' if value == default(field) else ''}"
+def print_curves(found: Mapping[str, Mapping[str, tuple[NDArray[Any], NDArray[Any]]]]) -> None:
+    print(f"\nEach rule alone, with the bound at which it rejects {FALSE_REJECTIONS:.1%} of healthy models: missed")
+    kinds = list(found)
+    print(f"{'':<28}" + "".join(f"{kind[:17]:>19}" for kind in kinds))
+    for rule in next(iter(found.values())):
+        shares = [missed_at(found[kind][rule], FALSE_REJECTIONS) for kind in kinds]
+        if min(shares) < 1:
+            print(f"{rule:<28}" + "".join(f"{share:>19.1%}" for share in shares))
 
 
-def default(field: str) -> float:
-    value: float = getattr(GateConfig(), field)
-    return value
-
-
-def print_ratchets(ratchets: Sequence[Ratchet]) -> None:
-    print(f"\nEvery candidate worse than the last; medians of {RATCHET_YEARS} years")
-    print(f"{'accuracy lost a night':<24}{'floors':>8}{'last promotion':>18}{'accuracy of that champion':>28}")
-    for each in ratchets:
-        last = f"night {each.last_promotion:.0f}"
-        print(f"{each.drift:<24}{'on' if each.floors else 'off':>8}{last:>18}{each.champion_accuracy:>28.4f}")
-
-
-def draw(pool: Pool, rows: Sequence[Row], path: Path) -> None:
-    figure = Figure(figsize=(9, 7), dpi=DPI, layout="constrained")
-    grid = figure.add_gridspec(2, 2, height_ratios=(1.2, 1))
-    draw_year(figure.add_subplot(grid[0, :]), pool)
-    left = figure.add_subplot(grid[1, 0])
-    right = figure.add_subplot(grid[1, 1], sharey=left)
-    draw_sweep(left, rows, "max_regression", "accuracy, percentage points", 100)
-    draw_sweep(right, rows, "max_loss_increase", "nats", 1)
-    left.set_ylabel("share of models (%)")
-    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8.5)
+def draw(found: Mapping[str, Mapping[str, tuple[NDArray[Any], NDArray[Any]]]], path: Path) -> None:
+    """One small chart for each defect, with the rules that see it best."""
+    figure = Figure(figsize=(12, 6.6), dpi=DPI, layout="constrained")
+    for axes, (kind, rules) in zip(figure.subplots(2, 5, sharex=True, sharey=True).flat, found.items(), strict=True):
+        best = sorted(rules, key=lambda rule: np.trapezoid(1 - rules[rule][1], rules[rule][0]), reverse=True)[:4]
+        for rule in best:
+            rejected, missed = rules[rule]
+            axes.step(
+                100 * rejected, 100 * (1 - missed), where="post", label=rule.removeprefix("max_").removeprefix("min_")
+            )
+        axes.set_title(kind, fontsize=10)
+        axes.set_xscale("symlog", linthresh=0.1)
+        axes.set(xlim=(0, 100), ylim=(-2, 102))
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=7.5, loc="lower right")
+    figure.supxlabel("healthy models rejected (%)")
+    figure.supylabel("defective models caught (%)")
     figure.savefig(path, pil_kwargs={"optimize": True})
 
 
-def draw_year(axes: Axes, pool: Pool) -> None:
-    """The first of the simulated years with the default policy."""
-    passes = outcomes(pool, GateConfig())
-    year = simulate(passes[HEALTHY])
-    candidates, champions, promoted, afterwards = (
-        array[:, 0] for array in (year.candidates, year.champions, year.promoted, year.afterwards)
-    )
-    nights = np.arange(1, NIGHTS + 1)
-    percent = {kind: np.array([100 * (model.accuracy or 0) for model in models]) for kind, models in pool.items()}
-    healthy = percent[HEALTHY]
-    axes.step(nights, healthy[afterwards], where="post", color="black", linewidth=0.6, label="champion")
-    for through, name, marker, colour, area in (
-        (promoted, "promoted", "o", BLUE, 12),
-        (~promoted, "rejected", "X", ORANGE, 60),
-    ):
-        shown = healthy[candidates[through]]
-        style: dict[str, Any] = {"s": area, "c": colour, "marker": marker, "label": f"healthy candidate, {name}"}
-        axes.scatter(nights[through], shown, zorder=3, **style)
-    axes.axhline(100 * default("min_accuracy"), color="black", linestyle="--", linewidth=1, label="min_accuracy")
-
-    bottom = 100 * LOWEST_SHOWN
-    for turn, (kind, (colour, marker, size)) in enumerate(STYLES.items(), start=1):
-        when = np.arange(turn * SHOWN_EVERY, NIGHTS, len(STYLES) * SHOWN_EVERY)
-        models = np.arange(len(when)) % len(pool[kind])
-        through = passes[kind][champions[when - 1], models]
-        faces = np.where(through, colour, "white").tolist()
-        lowest, highest = percent[kind].min(), percent[kind].max()
-        label = f"{kind} ({lowest:.0f} to {highest:.0f} %, off the axis)" if highest < bottom else kind
-        style = {"s": size**2, "c": faces, "marker": marker, "edgecolors": colour, "label": label, "clip_on": False}
-        axes.scatter(when, np.maximum(percent[kind][models], bottom), zorder=4, **style)
-    axes.set(xlim=(0, NIGHTS + 1), ylim=(bottom, 98.1), xlabel="night", ylabel="accuracy on test images (%)")
-    axes.set_title("A year before the gate (defective models: hollow if rejected, filled if let through)", fontsize=11)
-    axes.grid(alpha=0.3)
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=4, fontsize=8.5, columnspacing=1)
-
-
-def draw_sweep(axes: Axes, rows: Sequence[Row], field: str, unit: str, scale: float) -> None:
-    swept = [each for each in rows if each.changed.keys() == {field}]
-    bounds = [scale * each.changed[field] for each in swept]
-    ticks = [f"{bound:g}" for bound in bounds]
-    if swept[-1].changed[field] == OFF:
-        bounds[-1], ticks[-1] = 2 * bounds[-2] - bounds[-3], "off"  # as if it were the next step
-    series = {"healthy, rejected": ([each.false_rejections for each in swept], BLUE, "o", 4)}
-    for kind, style in STYLES.items():
-        series[f"{kind}, let through"] = ([each.false_promotions[kind] for each in swept], *style)
-    for label, (shares, colour, marker, size) in series.items():
-        look: dict[str, Any] = {"marker": marker, "markersize": size, "markerfacecolor": "white", "clip_on": False}
-        axes.plot(bounds, [100 * share for share in shares], color=colour, label=label, **look)
-    axes.axvline(scale * default(field), color="black", linestyle=":", linewidth=1.2)
-    axes.annotate("default ", (scale * default(field), 70), ha="right", va="center", fontsize=8.5)
-    axes.set_yscale("symlog", linthresh=1, linscale=0.4)
-    axes.set(ylim=(0, 100), yticks=(0, 1, 2, 5, 10, 20, 50, 100), xlabel=f"{field} ({unit})")
-    axes.yaxis.set_major_formatter(ScalarFormatter())
-    axes.set_xticks(bounds, ticks, fontsize=8)
-    axes.grid(alpha=0.3)
-
-
-def as_json(pool: Pool) -> dict[str, Any]:
-    return {kind: [model.to_json_value() for model in models] for kind, models in pool.items()}
-
-
 def main(path: Path | None, picture: Path | None) -> None:
-    host = machine()
-    earlier: Mapping[str, Any] = json.loads(path.read_text()) if path and path.exists() else {}
-    pool = {
-        kind: [ModelEvaluation.model_validate_json(json.dumps(model)) for model in models]
-        for kind, models in earlier.get("pool", {}).items()
-    }
-    if not pool:
-        with tempfile.TemporaryDirectory() as home:
-            pool = trained_models(Path(home))
-        if path:
-            # Minutes of work, so it is written before anything else.
-            path.write_text(json.dumps({"machine": host, "pool": as_json(pool)}))
-
-    swept = [{field: bound} for field, bounds in SWEEPS.items() for bound in sorted({*bounds, default(field)})]
-    rows = [row(pool, changed) for changed in ({}, NO_FLOORS, *swept)]
-    ratchets = [ratchet(pool[HEALTHY], drift, floors) for drift in DRIFTS for floors in (True, False)]
+    host, pool, policy = machine(), read_scores(), GateConfig()
     print_pool(pool)
-    print_rows(rows, list(STYLES))
-    print_ratchets(ratchets)
+    matches = Matches(pool, policy)
+    rates, _ = simulate(matches, policy.reference_versions)
+    print_rates(f"{YEARS} years of {NIGHTS} nights with the defaults", rates)
+    found = curves(matches, [kind for kind in pool if kind != HEALTHY])
+    print_curves(found)
+    ratchets = [ratchet(pool[HEALTHY], drift, policy, best) for drift in DRIFTS for best in (False, True)]
+    print(f"\nEvery candidate worse than the last, {RATCHET_NIGHTS} nights; medians of {RATCHET_YEARS}")
+    for each in ratchets:
+        print(
+            f"loss +{each.loss_a_night:.5f} a night, {'with' if each.reference else 'without'} a reference: the last "
+            f"promotion in night {each.last_promotion:.0f}, the champion's loss {each.increase:+.4f}"
+        )
     if path:
-        results = {"policies": [asdict(each) for each in rows], "ratchets": [asdict(each) for each in ratchets]}
-        path.write_text(json.dumps({"machine": earlier.get("machine", host), "pool": as_json(pool), **results}))
+        results = {"rates": asdict(rates), "ratchets": [asdict(each) for each in ratchets]}
+        path.write_text(json.dumps({"machine": host, **results}, indent=2))
     if picture:
-        draw(pool, rows, picture)
+        draw(found, picture)
 
 
 if __name__ == "__main__":

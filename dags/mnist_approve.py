@@ -135,7 +135,7 @@ def question(run: Path, gate_config: GateConfig, dag_id: str, wait: str) -> tupl
 
     evaluation = Evaluation.read(run / "evaluation.json", "clear the evaluate task to write it again")
     candidate, champion = evaluation.candidate, evaluation.champion
-    decision = decide(candidate, champion, gate_config)
+    decision = decide(candidate, champion, gate_config, evaluation.reference, evaluation.no_reference)
     if not decision.approved:
         return None
     accuracy = share(candidate.accuracy)

@@ -146,14 +146,21 @@ def mnist_training() -> None:
 
     @task(multiple_outputs=False, **ON_GPU, trigger_rule="none_failed")
     @no_retry_for_bad_input()
-    def evaluate(trained: XCom, run_id: Context = None) -> dict[str, Any]:
+    def evaluate(trained: XCom, params: Context = None, run_id: Context = None) -> dict[str, Any]:
         skip_as_before(trained, run_id)
         from mnist_tasks.evaluate import evaluate
         from mnist_tasks.system.tensorflow_setup import tensorflow_in_airflow
 
-        workspace = Workspace.from_environment()
+        config, workspace = kept_parameters(params, run_id), Workspace.from_environment()
         with tensorflow_in_airflow():
-            return asdict(evaluate(workspace.dataset(trained["digest"]), workspace.run(run_id), workspace.models))
+            evaluated = evaluate(
+                workspace.dataset(trained["digest"]),
+                workspace.run(run_id),
+                workspace.models,
+                reference=config.gate.reference,
+                reference_versions=config.gate.reference_versions,
+            )
+            return asdict(evaluated)
 
     @task(
         multiple_outputs=False,

@@ -90,7 +90,8 @@ def problems(error: ValidationError) -> str:
 
 # The gate's and the data's rules.
 
-OVERALL, MNIST = "overall", "MNIST"  # slices: tonight's test images, MNIST's own test set
+# Slices: tonight's test images, MNIST's own test set, the images that a model was trained on.
+OVERALL, MNIST, TRAINING = "overall", "MNIST", "training"
 
 
 @dataclass(frozen=True)
@@ -328,6 +329,50 @@ class DigitMetrics:
     f1: Share | None = None
 
 
+@dataclass(frozen=True)
+class SliceMetrics:
+    """How well a part of the test images is recognized, or images after a change; `name` says which."""
+
+    name: str
+    support: int
+    accuracy: Share | None = None
+
+
+@dataclass(frozen=True)
+class CalibrationBin:
+    """Test images of similar confidence: the mean probability of the predicted digit, and how often it is right."""
+
+    images: int
+    confidence: Share
+    accuracy: Share
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Size of `model.keras`, and the median seconds of a prediction for one image and for `many` at once."""
+
+    megabytes: float | None = None
+    parameters: int | None = None
+    seconds_for_one: float | None = None
+    seconds_for_many: float | None = None
+    many: int | None = None
+
+
+class TrainingFit(Document):
+    """A model on the images that it was trained on, or on some of them, as it is published: without dropout.
+
+    `label_issues` is the share of images that are confidently another digit than their label says. `not_measured` says
+    why a number is missing.
+    """
+
+    dataset: str | None = None
+    not_measured: str | None = None
+    images: int = 0
+    loss: Loss | None = None
+    accuracy: Share | None = None
+    label_issues: Share | None = None
+
+
 class MnistMetrics(Document):
     """A model on MNIST's own test set; `is_test_set` says whether this is tonight's test set anyway.
 
@@ -360,9 +405,12 @@ class ModelEvaluation(Document):
 
     `dataset` is the digest of the data that it was measured on, `objective` what it was trained to minimize;
     `confusion[i][j]` counts the images of digit i that were taken for j. `version` and `published` are a champion's.
+    `brier`, `calibration_error` and `calibration` say how far its probabilities can be believed; `changed` has the
+    accuracy after changes that digits meet in life. `champions_since` counts the champions after a reference.
     """
 
     version: int | None = None
+    champions_since: int | None = None
     published: PublishedMetrics = PublishedMetrics()
     dataset: str | None = None
     objective: dict[str, Any] | None = None
@@ -374,6 +422,13 @@ class ModelEvaluation(Document):
     confusion: list[list[int]] = []
     mnist: MnistMetrics = MnistMetrics()
     parts: list[Part] = []
+    brier: Annotated[float, Field(ge=0, le=2)] | None = None
+    calibration_error: Share | None = None
+    calibration: list[CalibrationBin] = []
+    slices: list[SliceMetrics] = []
+    changed: list[SliceMetrics] = []
+    training: TrainingFit = TrainingFit()
+    cost: Cost | None = None
 
 
 class Mistake(Document):
@@ -385,11 +440,25 @@ class Mistake(Document):
     probability: Share
 
 
+class Disagreements(Document):
+    """The test images that only one of two models gets right, and what chance says about it.
+
+    `p_value` is that of McNemar's exact test. The lists have the first of the images, as the other model mistook them.
+    """
+
+    only_candidate: int
+    only_champion: int
+    p_value: Share
+    gained: list[Mistake] = []
+    lost: list[Mistake] = []
+
+
 class Evaluation(Document):
     """`evaluation.json`: the candidate and the champion, measured in one task on the same images.
 
     `files` has the digests of the candidate's files when they were measured; `mistakes` is None if an older release
-    wrote it.
+    wrote it. `reference` is the best of the last champions, unless that is the champion itself; `no_reference` says why
+    there is none. `suspects` counts the training images in `suspects.csv`.
     """
 
     dataset: str | None = None
@@ -400,8 +469,12 @@ class Evaluation(Document):
     training_sha256: str | None = None
     signatures: dict[str, Any] = {}
     mistakes: list[Mistake] | None = None
+    suspects: int | None = None
     candidate: ModelEvaluation
     champion: ModelEvaluation | None = None
+    reference: ModelEvaluation | None = None
+    no_reference: str | None = None
+    disagreements: Disagreements | None = None
 
 
 class ModelFigures(JsonFile):

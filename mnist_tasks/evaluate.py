@@ -6,35 +6,40 @@ Both are measured on tonight's test images and on MNIST's own, which no source a
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mnist_tasks.data.dataset import Dataset, UInt8
+from mnist_tasks.data.dataset import Dataset
 from mnist_tasks.documents import (
     Evaluation,
     Finding,
     Metadata,
     Mistake,
-    PublishedMetrics,
+    ModelEvaluation,
     Training,
+    TrainingFit,
     TrainingHistory,
 )
-from mnist_tasks.evaluation.integrity import Inspection, inspect, inspect_keras_file
-from mnist_tasks.evaluation.measurement import Measured, measure, table, worst_mistakes
-from mnist_tasks.evaluation.metrics import Metrics
-from mnist_tasks.evaluation.test_images import TestImages, published_mnist_accuracy
+from mnist_tasks.evaluation.cost import cost
+from mnist_tasks.evaluation.drawing import draw_figures
+from mnist_tasks.evaluation.integrity import inspect
+from mnist_tasks.evaluation.measurement import MAX_MISTAKES, Measured, measure, table, worst_mistakes
+from mnist_tasks.evaluation.significance import disagreements
+from mnist_tasks.evaluation.suspects import SUSPECTS, images_of, write_suspects
+from mnist_tasks.evaluation.test_images import TestImages
+from mnist_tasks.evaluation.training_fit import SAMPLED_IMAGES, probabilities_on, training_fit
 from mnist_tasks.registry.model_directory import ModelDirectory
-from mnist_tasks.registry.version import EVALUATION, GOLDEN, MODEL, SAVED_MODEL, WAY_OUT, Version
-from mnist_tasks.system.errors import ModelError, is_transient
+from mnist_tasks.registry.opponents import Opponent, champion_tonight, reference_tonight
+from mnist_tasks.registry.version import EVALUATION, GOLDEN, MODEL, SAVED_MODEL
+from mnist_tasks.system.errors import InputError, is_transient
 from mnist_tasks.system.files import sha256, write_atomically
-from mnist_tasks.system.task_log import best_effort, log_group, log_resources
+from mnist_tasks.system.task_log import log_group, log_resources
 from mnist_tasks.system.tensorflow_setup import use_devices
 from mnist_tasks.training.architectures import weights_sha256
+from mnist_tasks.training.fingerprint import SETTINGS_WITHOUT_EFFECT_ON_WEIGHTS
 from mnist_tasks.training.provenance import library_versions
 
 if TYPE_CHECKING:
@@ -42,11 +47,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-GOLDEN_IMAGES = 100  # the first of the test set
-
-# How far a champion's accuracy on MNIST's own test set may differ from the published one. With the same libraries
-# it is ten images: other processors and GPUs change the fifth decimal of probabilities, which tips one image in 1000.
-MAX_DIFFERENCE, MAX_DIFFERENCE_OF_OTHER_LIBRARIES = 0.001, 0.005
+SETTINGS_WITHOUT_EFFECT_ON_FIT = {*SETTINGS_WITHOUT_EFFECT_ON_WEIGHTS, "seed", "strategy", "precision"}
 
 
 @dataclass(frozen=True)
@@ -61,22 +62,11 @@ class Evaluated:
     champion_accuracy: float | None
 
 
-@dataclass(frozen=True)
-class Champion:
-    """The champion: its version and recipe, what it was published with, and how it measures tonight.
-
-    `number` is None if the champion link cannot be read.
-    """
-
-    number: int | None
-    measured: Measured
-    config: dict[str, Any] = field(default_factory=dict)
-    published: PublishedMetrics = field(default_factory=PublishedMetrics)
-
-
 @log_resources
-def evaluate(dataset_folder: Path, run: Path, models: Path) -> Evaluated:
-    """Inspect and measure the run's candidate, measure the champion; write `evaluation.json` and the figures.
+def evaluate(
+    dataset_folder: Path, run: Path, models: Path, *, reference: int | None = None, reference_versions: int = 100
+) -> Evaluated:
+    """Inspect and measure the candidate, the champion and a reference; write `evaluation.json` and what people look at.
 
     A model that cannot be trusted is not an error here: the problem is written down, and the gate refuses the model.
 
@@ -84,9 +74,11 @@ def evaluate(dataset_folder: Path, run: Path, models: Path) -> Evaluated:
         dataset_folder: `datasets/<digest>`, normalized.
         run: the run's folder, with the candidate.
         models: the model directory.
+        reference: the version to measure beside the champion; None for the best of the last champions.
+        reference_versions: of how many champions.
 
     Raises:
-        InputError: if the dataset cannot be read.
+        InputError: if the dataset or the reference that was asked for cannot be read.
         ModelError: if `training.json` or `history.json` cannot be read.
     """
     log.info("reading the candidate in %s and the test images in %s", run, dataset_folder)
@@ -100,30 +92,55 @@ def evaluate(dataset_folder: Path, run: Path, models: Path) -> Evaluated:
     log.info("evaluating on the %s", use_devices())
     # The digests come first: what is measured must be what was hashed.
     files = _digests(run, MODEL, SAVED_MODEL)
-    inspection = inspect(run / MODEL, run / SAVED_MODEL, test.raw[:GOLDEN_IMAGES])
+    inspection = inspect(run / MODEL, run / SAVED_MODEL, test.golden)
     if inspection.model:
         inspection.findings.append(_same_weights(inspection.model, training.weights_sha256))
     candidate = measure(inspection.model, inspection.findings, test)
-    champion = _champion(ModelDirectory(models), test)
-    _log(candidate, champion)
-    mistakes = _write_golden_and_figures(run, inspection, candidate, champion, history, test)
-    Evaluation(
+    directory, libraries = ModelDirectory(models), library_versions()
+    champion = champion_tonight(directory, test, libraries)
+    best, no_reference = None, None
+    if champion and champion.number and champion.measured.metrics:
+        best, no_reference = reference_tonight(
+            directory, champion.number, test, libraries, pinned=reference, last=reference_versions
+        )
+    _log(candidate, champion, best)
+    of_candidate: dict[str, Any] = {}
+    suspects: list[Mistake] = []
+    if inspection.model and candidate.metrics:
+        probabilities, labels = probabilities_on(inspection.model, dataset)
+        suspects = write_suspects(run, dataset, probabilities, labels)
+        of_candidate = {
+            "training": training_fit(dataset.digest, probabilities, labels),
+            "cost": cost(inspection.model, run / MODEL, test.images),
+        }
+    evaluation = Evaluation(
         dataset=dataset.digest,
         source=description.source,
         train_images=description.train_images,
         test_images=description.test_images,
-        files=files | _digests(run, GOLDEN, "history.json", "figures"),
         training_sha256=sha256(run / "training.json"),
         signatures=inspection.signatures,
-        mistakes=mistakes,
-        candidate=candidate.document(dataset.digest, training.config, test),
-        champion=champion.measured.document(
-            dataset.digest, champion.config, test, version=champion.number, published=champion.published
+        suspects=len(suspects),
+        candidate=candidate.document(dataset.digest, training.config, test, **of_candidate),
+        champion=_document(champion, directory, training, dataset, test) if champion else None,
+        reference=best.document(dataset.digest, test) if best else None,
+        no_reference=no_reference,
+    )
+    if inspection.golden is not None and candidate.probabilities is not None:
+        golden = inspection.golden
+        write_atomically(run / GOLDEN, lambda path: np.savez(path, images=test.golden, probabilities=golden))
+        of_champion = champion.measured.probabilities if champion else None
+        evaluation = evaluation.model_copy(
+            update={
+                "mistakes": worst_mistakes(candidate.probabilities, test.labels),
+                "disagreements": disagreements(candidate.probabilities, of_champion, test.labels),
+            }
         )
-        if champion
-        else None,
-    ).write(run / EVALUATION)
-    log.info("wrote evaluation.json and figures/ to %s", run)
+        shown = suspects[:MAX_MISTAKES]
+        draw_figures(run / "figures", evaluation, history.root, test.raw, shown, images_of(dataset, shown))
+    evaluation = evaluation.model_copy(update={"files": files | _digests(run, GOLDEN, "history.json", "figures")})
+    evaluation.write(run / EVALUATION)
+    log.info("wrote evaluation.json, %s and figures/ to %s", SUSPECTS, run)
     return Evaluated(
         candidate.metrics.accuracy if candidate.metrics else None,
         champion.number if champion else None,
@@ -131,124 +148,54 @@ def evaluate(dataset_folder: Path, run: Path, models: Path) -> Evaluated:
     )
 
 
-def _champion(models: ModelDirectory, test: TestImages) -> Champion | None:
-    """The champion, measured; None if there is none yet."""
-    number = None
+def _document(
+    champion: Opponent, models: ModelDirectory, training: Training, dataset: Dataset, test: TestImages
+) -> ModelEvaluation:
+    """The champion's part of `evaluation.json`."""
+    model = champion.inspection.model
+    if model is None or champion.number is None or champion.measured.metrics is None:
+        return champion.document(dataset.digest, test)
+    path = models.version(str(champion.number)).model
+    return champion.document(
+        dataset.digest,
+        test,
+        training=_fit_of_champion(model, champion.metadata, training, dataset.folder.parent),
+        cost=cost(model, path, test.images),
+    )
+
+
+def _fit_of_champion(model: keras.Model, champion: Metadata, candidate: Training, datasets: Path) -> TrainingFit:
+    """How well the champion fits some of the images that it was trained on, if its recipe is the candidate's."""
+    names = [
+        name
+        for name in sorted({*champion.config, *candidate.config} - SETTINGS_WITHOUT_EFFECT_ON_FIT)
+        if champion.config.get(name) != candidate.config.get(name)
+    ]
+    if names:
+        message = f"the champion was trained by another recipe ({', '.join(names)}), so its training loss says nothing"
+        return TrainingFit(not_measured=message)
+    dataset = Dataset(datasets / str(champion.dataset))
     try:
-        version = models.champion()
-        if version is None:
-            return None
-        number = version.number
-        models.verify(version)
-        metadata, evaluation = version.metadata(), version.evaluation()
-        if not metadata.config:
-            raise ModelError(f"version {number} is damaged: its metadata.json has no config{WAY_OUT}")
-    except ModelError as error:
+        return training_fit(dataset.digest, *probabilities_on(model, dataset, at_most=SAMPLED_IMAGES))
+    except InputError as error:
         if is_transient(error):
             raise
-        return Champion(number, Measured([Finding("files", False, str(error))]))
-    inspection = inspect_keras_file(version.model, test.raw[:GOLDEN_IMAGES])
-    findings = [Finding("files", True, f"the files of version {number} are as published"), *inspection.findings]
-    if not inspection.passed:
-        way_out = "go back with `models rollback` or, if no version can be used any more, to none with `models retire`"
-        findings.append(Finding("champion", False, f"version {number} cannot be measured; {way_out}"))
-    measured = measure(inspection.model, findings, test)
-    published_accuracy = published_mnist_accuracy(evaluation)
-    if measured.mnist and published_accuracy is not None:
-        measured.findings.append(_reproduced(version, metadata, published_accuracy, measured.mnist.accuracy))
-    candidate = evaluation.candidate
-    published = PublishedMetrics(accuracy=candidate.accuracy, accuracy_95=candidate.accuracy_95)
-    return Champion(number, measured, metadata.config, published)
+        return TrainingFit(not_measured=f"the data that the champion was trained on cannot be read: {error}")
 
 
-def _reproduced(version: Version, metadata: Metadata, published: float, tonight: float) -> Finding:
-    """Check that the champion has the accuracy on MNIST's own test set with which it was published.
-
-    The files, the images and the code are the same. Other libraries may round differently, so more is allowed then.
-    """
-    libraries = library_versions()
-    changed = [
-        f"{name} was {metadata.library_versions.get(name)}, is {libraries[name]}"
-        for name in libraries
-        if metadata.library_versions.get(name) != libraries[name]
-    ]
-    bound = MAX_DIFFERENCE_OF_OTHER_LIBRARIES if changed else MAX_DIFFERENCE
-    difference = abs(tonight - published)
-    passed = difference <= bound
-    message = (
-        f"version {version.number} got {published:.4f} on MNIST's own test set when it was published and gets "
-        f"{tonight:.4f} now: {'within' if passed else 'more than'} the allowed difference of {bound:g}"
-    )
-    if not passed:
-        libraries_text = f" ({', '.join(changed)})" if changed else ""
-        message += (
-            f"; the same model gives other answers here{libraries_text}: fix this machine or its libraries, or go "
-            "back with `models rollback`"
-        )
-    return Finding("reproduction", passed, message, difference, bound)
-
-
-def _log(candidate: Measured, champion: Champion | None) -> None:
-    """Log the findings about both models, and their metrics side by side."""
+def _log(candidate: Measured, champion: Opponent | None, reference: Opponent | None) -> None:
+    """Log the findings about all models, and their metrics side by side."""
     models = {"candidate": candidate}
     if champion:
         models[f"champion {champion.number}"] = champion.measured
+    if reference:
+        models[f"reference {reference.number}"] = reference.measured
     for model in models.values():
         for finding in model.findings:
             log.log(logging.DEBUG if finding.passed else logging.ERROR, "%s", finding.message)
     with log_group(log, "the metrics"):
         for line in table({name: model for name, model in models.items() if model.metrics}):
             log.info("%s", line)
-
-
-def _write_golden_and_figures(
-    run: Path,
-    inspection: Inspection,
-    candidate: Measured,
-    champion: Champion | None,
-    history: TrainingHistory,
-    test: TestImages,
-) -> list[Mistake]:
-    """Write the golden images and the figures of a candidate that could be measured; return its worst mistakes."""
-    golden = inspection.golden
-    if candidate.metrics is None or candidate.probabilities is None or golden is None:
-        return []
-    images = test.raw[:GOLDEN_IMAGES]
-    write_atomically(run / GOLDEN, lambda path: np.savez(path, images=images, probabilities=golden))
-    mistakes = worst_mistakes(candidate.probabilities, test.labels)
-    _draw(run, candidate.metrics, champion.measured.metrics if champion else None, history, mistakes, test.raw)
-    return mistakes
-
-
-def _draw(
-    run: Path,
-    candidate: Metrics,
-    champion: Metrics | None,
-    history: TrainingHistory,
-    mistakes: Sequence[Mistake],
-    raw: UInt8,
-) -> None:
-    # Imported here, because it takes half a second.
-    try:
-        from mnist_tasks.evaluation import figures
-    except Exception as error:
-        log.warning("no figure is drawn, because matplotlib cannot be imported: %s: %s", type(error).__name__, error)
-        return
-
-    folder = run / "figures"
-    folder.mkdir(exist_ok=True)
-    mistaken = raw[[mistake.index for mistake in mistakes]]
-    champion_digits = champion.digits if champion else None
-    drawings = {
-        "training.png": partial(figures.training_curves, history.root),
-        "confusion.png": partial(figures.confusion_matrix, candidate.confusion),
-        "mistakes.png": partial(figures.worst_mistakes, mistaken, mistakes),
-        "recall.png": partial(figures.recall_by_digit, candidate.digits, champion_digits),
-    }
-    for name, draw in drawings.items():
-        (folder / name).unlink(missing_ok=True)  # of an earlier try
-        with best_effort(name), figures.plain():
-            write_atomically(folder / name, draw)
 
 
 def _same_weights(model: keras.Model, expected: str | None) -> Finding:

@@ -11,7 +11,7 @@ It is also refused if the champion measures far below its published accuracy: th
 nothing that was measured with them can be trusted.
 
 If tonight's test images are not MNIST's, accuracy is judged twice: on tonight's images and on MNIST's own 10,000, which
-no source and no batch can change.
+no source and no batch can change. The rules of quality are a table in `gate_rules`.
 """
 
 from __future__ import annotations
@@ -21,38 +21,31 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from mnist_tasks.documents import (
-    MNIST,
     OVERALL,
     Approval,
     Check,
-    DigitMetrics,
     Finding,
-    MnistMetrics,
     ModelEvaluation,
     Part,
     Verdict,
 )
 from mnist_tasks.gate_checks import (
     SLACK,
-    change_from_champion,
     entries,
     finite_number,
     interval,
     joined_messages,
-    maximum,
-    metric_name,
     metric_of,
-    minimum,
     verdict_of,
 )
 from mnist_tasks.gate_config import GateConfig
-
-DIGITS = 10  # as in `data.dataset`, which imports NumPy
+from mnist_tasks.gate_rules import Case, quality_checks
 
 INTEGRITY, APPROVAL = "integrity", "approval"
 
 # The test images may be the cause if one of these fails, so the reason names the accuracy on each part of them.
 ACCURACY_RULES = {"min_accuracy", "max_accuracy", "max_regression", "max_champion_drop"}
+REASONS_TO_APPROVE = ("min_accuracy", "max_regression")
 
 Outcome = Literal["approved", "rejected", "refused"]
 
@@ -75,7 +68,13 @@ class Decision:
         return self.outcome == "approved"
 
 
-def decide(candidate: ModelEvaluation, champion: ModelEvaluation | None, config: GateConfig) -> Decision:
+def decide(
+    candidate: ModelEvaluation,
+    champion: ModelEvaluation | None,
+    config: GateConfig,
+    reference: ModelEvaluation | None = None,
+    no_reference: str | None = None,
+) -> Decision:
     """Decide whether the candidate may become champion.
 
     The documents are validated when they are read. The gate does not rely on it: whatever a field holds, a value that
@@ -85,22 +84,14 @@ def decide(candidate: ModelEvaluation, champion: ModelEvaluation | None, config:
         candidate: the candidate, as measured in this run.
         champion: the champion, measured in the same task on the same images; None if there is no champion yet.
         config: the bounds.
+        reference: the best of the last champions, measured in the same task on the same images.
+        no_reference: why there is none.
     """
     integrity = list(_integrity("candidate", candidate))
     if champion is not None:
         integrity += [*_integrity("champion", champion), _same_images(candidate, champion)]
         integrity.append(_champion_drop(champion, config.max_champion_drop))
-    quality = [
-        floor := minimum("min_accuracy", "accuracy", OVERALL, candidate, config.min_accuracy),
-        maximum("max_accuracy", "accuracy", OVERALL, candidate, config.max_accuracy),
-        maximum("max_loss", "loss", OVERALL, candidate, config.max_loss),
-        change := change_from_champion(
-            "max_regression", "accuracy", OVERALL, candidate, champion, config.max_regression
-        ),
-        _loss_increase(candidate, champion, config.max_loss_increase),
-        *_on_mnist(candidate, champion, config),
-        *(check for digit in range(DIGITS) for check in _of_digit(digit, candidate, champion, config)),
-    ]
+    quality = list(quality_checks(Case(candidate, champion, config, reference, no_reference)))
 
     checks = (*integrity, *quality)
     broken, failed = ([check for check in group if check.verdict == "failed"] for group in (integrity, quality))
@@ -112,7 +103,8 @@ def decide(candidate: ModelEvaluation, champion: ModelEvaluation | None, config:
     if failed:
         parts = _accuracy_on_parts(failed, "candidate", candidate)
         return Decision("rejected", False, joined_messages(failed) + parts, checks)
-    return Decision("approved", False, f"{floor.message}; {change.message}", checks)
+    reasons = [check.message for check in quality if check.slice == OVERALL and check.rule in REASONS_TO_APPROVE]
+    return Decision("approved", False, "; ".join(reasons), checks)
 
 
 def with_approval(decision: Decision, approval: Approval) -> Decision:
@@ -189,75 +181,6 @@ def _champion_drop(champion: ModelEvaluation, bound: float) -> Check:
             "meant to be that much harder, set max_champion_drop=1"
         )
     return Check(rule, metric, OVERALL, drop, bound, published, verdict_of(passed), message)
-
-
-# Checks of quality.
-
-
-def _on_mnist(candidate: ModelEvaluation, champion: ModelEvaluation | None, config: GateConfig) -> Iterator[Check]:
-    """The checks of the accuracy on MNIST's own test set; none if that is tonight's test set anyway."""
-    measured, reference = _mnist(candidate), None if champion is None else _mnist(champion)
-    if measured.is_test_set is True:
-        return
-    checks = (
-        minimum("min_accuracy", "accuracy", MNIST, measured, config.min_accuracy),
-        maximum("max_accuracy", "accuracy", MNIST, measured, config.max_accuracy),
-        change_from_champion("max_regression", "accuracy", MNIST, measured, reference, config.max_regression),
-    )
-    for check in checks:
-        if not config.fixed_test_set:
-            yield replace(check, verdict="skipped", message=f"{check.message}; it does not count: fixed_test_set=false")
-        elif check.verdict == "failed":
-            not_mnist = "if these digits are not meant to look like MNIST's, set fixed_test_set=false"
-            way_out = not_mnist if measured.accuracy is not None else "clear the evaluate task to measure it"
-            yield replace(check, message=f"{check.message} ({way_out})")
-        else:
-            yield check
-
-
-def _of_digit(
-    digit: int, candidate: ModelEvaluation, champion: ModelEvaluation | None, config: GateConfig
-) -> Iterator[Check]:
-    """The checks of one digit, which are skipped if it has too few images for them to mean anything."""
-    measured, name = _digit(candidate, digit), str(digit)
-    reference = None if champion is None else _digit(champion, digit)
-    support = finite_number(measured.support)
-    for check in (
-        minimum("min_digit_recall", "recall", name, measured, config.min_digit_recall),
-        minimum("min_digit_precision", "precision", name, measured, config.min_digit_precision),
-        change_from_champion("max_digit_regression", "recall", name, measured, reference, config.max_digit_regression),
-    ):
-        if support is not None and 0 <= support < config.min_support:
-            rests_on = f"rests on {support:g} images, fewer than {config.min_support}"
-            message = f"{metric_name(check.metric, name)} {rests_on}"
-            yield replace(check, verdict="skipped", message=message)
-        else:
-            yield check
-
-
-def _loss_increase(candidate: ModelEvaluation, champion: ModelEvaluation | None, bound: float) -> Check:
-    """Check the change of the loss, which can be compared only between models with the same objective."""
-    objective, reference = candidate.objective, champion and champion.objective
-    if objective is not None and reference is not None and objective != reference:
-        message = (
-            f"the candidate was trained for {objective} and the champion for {reference}: their losses cannot be "
-            "compared"
-        )
-        return Check("max_loss_increase", "loss", bound=bound, message=message)
-    return change_from_champion("max_loss_increase", "loss", OVERALL, candidate, champion, bound)
-
-
-# Parts of the documents.
-
-
-def _mnist(evaluation: ModelEvaluation) -> MnistMetrics:
-    return evaluation.mnist if isinstance(evaluation.mnist, MnistMetrics) else MnistMetrics()
-
-
-def _digit(evaluation: ModelEvaluation, digit: int) -> DigitMetrics:
-    """One digit's metrics; without any metric if they are missing."""
-    digits = entries(evaluation.digits, DigitMetrics)
-    return next((entry for entry in digits if entry.digit == digit), DigitMetrics(digit, support=-1))
 
 
 def _accuracy_on_parts(failed: Sequence[Check], model: str, evaluation: ModelEvaluation | None) -> str:

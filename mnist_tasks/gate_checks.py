@@ -10,22 +10,39 @@ from typing import Any, TypeVar
 from mnist_tasks.documents import (
     MNIST,
     OVERALL,
+    TRAINING,
     Check,
+    Cost,
     DigitMetrics,
     MnistMetrics,
     ModelEvaluation,
     Part,
     PublishedMetrics,
+    SliceMetrics,
+    TrainingFit,
     Verdict,
 )
 
-Measurement = ModelEvaluation | MnistMetrics | DigitMetrics | PublishedMetrics | Part
+Measurement = (
+    ModelEvaluation | MnistMetrics | DigitMetrics | PublishedMetrics | Part | SliceMetrics | TrainingFit | Cost
+)
 T = TypeVar("T")
 
 # Accuracies are fractions k/n, so 0.978 - 0.980 is -0.0020000000000000018 in binary floating point. The slack keeps the
 # bounds inclusive. It is far below the smallest step of any accuracy (1/10,000 on MNIST's test set).
 SLACK = 1e-9
 
+# Metrics that are better the lower they are, and those that are no shares: they have no highest value.
+LOWER_IS_BETTER = {"loss", "calibration_error", "label_issues"}
+UNBOUNDED = {"loss", "megabytes", "seconds_for_one", "seconds_for_many"}
+
+NAMES = {
+    "calibration_error": "calibration error",
+    "label_issues": "share of doubtful labels",
+    "megabytes": "size in MB",
+    "seconds_for_one": "seconds to predict one image",
+    "seconds_for_many": "seconds to predict many images",
+}
 MAX_VALUE_CHARACTERS = 40  # of a value in a message
 MAX_NAMED_FAILURES = 3  # in a reason, which counts the others; the decision has all of them
 
@@ -34,7 +51,7 @@ def minimum(rule: str, metric: str, slice_: str, measured: Measurement, bound: f
     """Check that the candidate's metric is not below the bound."""
     value = metric_of(metric, measured)
     if value is None:
-        return _invalid(rule, metric, slice_, "candidate", measured, bound)
+        return _invalid(rule, metric, slice_, "the candidate", measured, bound)
     passed = value >= bound - SLACK
     (value_text, bound_text), relation = _number_texts(value, bound), "reaches" if passed else "is below"
     message = f"{metric_name(metric, slice_)} {value_text} {relation} the minimum of {bound_text}"
@@ -45,39 +62,83 @@ def maximum(rule: str, metric: str, slice_: str, measured: Measurement, bound: f
     """Check that the candidate's metric is not above the bound."""
     value = metric_of(metric, measured)
     if value is None:
-        return _invalid(rule, metric, slice_, "candidate", measured, bound)
+        return _invalid(rule, metric, slice_, "the candidate", measured, bound)
     passed = value <= bound + SLACK
     (value_text, bound_text), relation = _number_texts(value, bound), "is within" if passed else "is above"
     message = f"{metric_name(metric, slice_)} {value_text} {relation} the maximum of {bound_text}"
     return Check(rule, metric, slice_, value, bound, None, verdict_of(passed), message)
 
 
-def change_from_champion(
-    rule: str, metric: str, slice_: str, measured: Measurement, champion: Measurement | None, tolerance: float
+def change(
+    rule: str,
+    metric: str,
+    slice_: str,
+    measured: Measurement,
+    baseline: Measurement | None,
+    tolerance: float,
+    whose: str = "the champion",
 ) -> Check:
-    """Check that the candidate is worse than the champion by no more than the tolerance."""
-    bound = tolerance if metric == "loss" else 0 - tolerance  # and not -0.0
-    if champion is None:
-        return Check(rule, metric, slice_, bound=bound, message="no champion yet to compare with")
-    value, baseline = metric_of(metric, measured), metric_of(metric, champion)
-    if baseline is None:
-        return _invalid(rule, metric, slice_, "champion", champion, bound)
+    """Check that the candidate is worse than another model by no more than the tolerance.
+
+    Args:
+        rule: the name of the setting.
+        metric: what is compared.
+        slice_: on which images.
+        measured: the candidate there.
+        baseline: the other model there; None if it lacks them.
+        tolerance: the setting's value.
+        whose: what the other model is called.
+    """
+    bound = allowed(metric, tolerance)
+    value, other = metric_of(metric, measured), metric_of(metric, baseline)
+    if other is None:
+        return _invalid(rule, metric, slice_, whose, baseline, bound)
     if value is None:
-        return _invalid(rule, metric, slice_, "candidate", measured, bound)
-    change = value - baseline
-    passed = change <= bound + SLACK if metric == "loss" else change >= bound - SLACK
-    value_text, baseline_text = _number_texts(value, baseline)
-    change_text, bound_text = _number_texts(change, bound, sign="+")
+        return _invalid(rule, metric, slice_, "the candidate", measured, bound)
+    difference = value - other
+    passed = difference <= bound + SLACK if metric in LOWER_IS_BETTER else difference >= bound - SLACK
+    value_text, other_text = _number_texts(value, other)
+    difference_text, bound_text = _number_texts(difference, bound, sign="+")
     message = (
-        f"{metric_name(metric, slice_)} {value_text} against the champion's {baseline_text}, a change of "
-        f"{change_text}, is {'within' if passed else 'worse than'} the allowed {bound_text}"
+        f"{metric_name(metric, slice_)} {value_text} against {whose}'s {other_text}, a change of {difference_text}, is "
+        f"{'within' if passed else 'worse than'} the allowed {bound_text}"
     )
-    return Check(rule, metric, slice_, change, bound, baseline, verdict_of(passed), message)
+    return Check(rule, metric, slice_, difference, bound, other, verdict_of(passed), message)
 
 
-def _invalid(rule: str, metric: str, slice_: str, model: str, measured: Measurement, bound: float) -> Check:
+def ratio(
+    rule: str,
+    metric: str,
+    slice_: str,
+    measured: Measurement,
+    baseline: Measurement | None,
+    highest: float,
+    whose: str = "the champion",
+) -> Check:
+    """Check that the candidate's metric is at most so many times another model's; arguments as for `change`."""
+    value, other = metric_of(metric, measured), metric_of(metric, baseline)
+    if not other:
+        return _invalid(rule, metric, slice_, whose, baseline, highest)
+    if value is None:
+        return _invalid(rule, metric, slice_, "the candidate", measured, highest)
+    quotient = value / other
+    passed = quotient <= highest + SLACK
+    quotient_text, highest_text = _number_texts(quotient, highest)
+    message = (
+        f"{metric_name(metric, slice_)} {value:.4g} is {quotient_text} times {whose}'s {other:.4g}, "
+        f"{'within' if passed else 'more than'} the allowed {highest_text} times"
+    )
+    return Check(rule, metric, slice_, quotient, highest, other, verdict_of(passed), message)
+
+
+def allowed(metric: str, tolerance: float) -> float:
+    """The bound of a change: negative for a metric that is better the higher it is."""
+    return tolerance if metric in LOWER_IS_BETTER else 0 - tolerance  # and not -0.0
+
+
+def _invalid(rule: str, metric: str, slice_: str, whose: str, measured: Measurement | None, bound: float) -> Check:
     """The failed check of a metric that is missing, not finite or out of its range."""
-    message = f"the {model}'s {metric_name(metric, slice_)} is {_invalid_value(getattr(measured, metric, None))}"
+    message = f"{whose}'s {metric_name(metric, slice_)} is {_invalid_value(getattr(measured, metric, None))}"
     return Check(rule, metric, slice_, bound=bound, verdict="failed", message=message)
 
 
@@ -102,10 +163,10 @@ def interval(measured: ModelEvaluation | PublishedMetrics, accuracy: float) -> t
     return accuracy if low is None else low, accuracy if high is None else high
 
 
-def metric_of(metric: str, measured: Measurement) -> float | None:
+def metric_of(metric: str, measured: Measurement | None) -> float | None:
     """The metric, or None if it is not a possible value: a loss is at least 0, a share within [0, 1]."""
     value = finite_number(getattr(measured, metric, None))
-    highest = math.inf if metric == "loss" else 1
+    highest = math.inf if metric in UNBOUNDED else 1
     return value if value is not None and 0 <= value <= highest else None
 
 
@@ -124,10 +185,15 @@ def finite_number(value: Any) -> float | None:
 
 
 def metric_name(metric: str, slice_: str) -> str:
-    """What a metric is called on a slice of the test images."""
+    """What a metric is called on a slice of the test images, or on the training images."""
+    name = NAMES.get(metric, metric)
+    if slice_ == OVERALL:
+        return name
     if slice_ == MNIST:
-        return f"{metric} on MNIST's own test set"
-    return metric if slice_ == OVERALL else f"{metric} of digit {slice_}"
+        return f"{name} on MNIST's own test set"
+    if slice_ == TRAINING:
+        return f"{name} on the training images"
+    return f"{name} of digit {slice_}" if slice_.isdigit() else f"{name} ({slice_})"
 
 
 def _invalid_value(value: object) -> str:

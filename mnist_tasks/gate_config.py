@@ -42,7 +42,7 @@ class GateConfig(Parameters):
         description="Share of the images taken for a digit that must be that digit.",
     )
     max_regression: float = Field(
-        0.004,
+        0.006,
         ge=0,
         le=1,
         title="Allowed regression",
@@ -56,11 +56,94 @@ class GateConfig(Parameters):
         description="How far the candidate's recall of a digit may lie below the champion's.",
     )
     max_loss_increase: float = Field(
-        0.01,
+        0.016,
         ge=0,
         title="Allowed increase of the loss",
         description="How far the candidate's loss may lie above the champion's, in nats. Shows wrong labels long "
         "before the accuracy does. Skipped if the two were trained for different losses, as with label smoothing.",
+    )
+    max_label_issues: float = Field(
+        0.003,
+        ge=0,
+        le=1,
+        title="Allowed doubtful labels",
+        description="Share of the training images that the candidate is sure to be another digit than their label "
+        "says. It holds for the very first model as well.",
+    )
+    max_training_loss_increase: float = Field(
+        0.02,
+        ge=0,
+        title="Allowed increase of the training loss",
+        description="How far the candidate's loss on its training images may lie above the champion's on those that "
+        "the champion was trained on, in nats. Shows labels that cannot be learnt. Skipped if the two were trained by "
+        "different recipes.",
+    )
+    max_calibration_increase: float = Field(
+        0.006,
+        ge=0,
+        le=1,
+        title="Allowed increase of the calibration error",
+        description="How far the candidate's expected calibration error may lie above the champion's. Skipped if the "
+        "two were trained for different losses.",
+    )
+    min_slice_accuracy: float = Field(
+        0.92,
+        ge=0,
+        le=1,
+        title="Minimum accuracy on a slice",
+        description="Share of the images of each slice that must be recognized, such as thin or slanted digits.",
+    )
+    max_slice_regression: float = Field(
+        0.03,
+        ge=0,
+        le=1,
+        title="Allowed regression of a slice",
+        description="How far the candidate's accuracy on a slice may lie below the champion's.",
+    )
+    max_robustness_regression: float = Field(
+        0.1,
+        ge=0,
+        le=1,
+        title="Allowed regression of the robustness",
+        description="How far the candidate's accuracy may lie below the champion's on images that are moved, rotated, "
+        "thinner, thicker, noisy or faint.",
+    )
+    max_slide: float = Field(
+        0.008,
+        ge=0,
+        le=1,
+        title="Allowed slide",
+        description="How far the candidate's accuracy may lie below that of the reference, the best of the last "
+        "champions. Stops a slide that is too slow to be seen night by night.",
+    )
+    max_loss_slide: float = Field(
+        0.018,
+        ge=0,
+        title="Allowed slide of the loss",
+        description="How far the candidate's loss may lie above the reference's, in nats. Skipped if the two were "
+        "trained for different losses.",
+    )
+    reference: Annotated[int | None, WithJsonSchema({"type": ["integer", "null"], "minimum": 1})] = Field(
+        None,
+        title="Reference",
+        description="The version that the candidate is measured against beside the champion. If empty: the best of "
+        "the last champions since a person has last forced one.",
+    )
+    reference_versions: int = Field(
+        100,
+        ge=1,
+        le=10_000,
+        title="Champions for the reference",
+        description="From how many of the last champions the best is taken.",
+    )
+    max_size_mb: Annotated[float | None, WithJsonSchema({"type": ["number", "null"], "exclusiveMinimum": 0})] = Field(
+        None, title="Maximum size", description="MB that `model.keras` may have. If empty: any."
+    )
+    max_slowdown: Annotated[float | None, WithJsonSchema({"type": ["number", "null"], "exclusiveMinimum": 0})] = Field(
+        None,
+        title="Allowed slowdown",
+        description="How many times the champion's time the candidate may take for a prediction, of one image and of "
+        "1,000. If empty: any.",
     )
     max_champion_drop: float = Field(
         0.05,
@@ -82,7 +165,8 @@ class GateConfig(Parameters):
         ge=1,
         le=1_000_000,
         title="Minimum support",
-        description="A digit with fewer test images is not judged on its own, because chance would decide.",
+        description="A digit, a slice or a kind of changed images with fewer test images is not judged on its own, "
+        "because chance would decide.",
     )
     on_rejection: Annotated[str, one_of("skip", "fail")] = Field(
         "skip",

@@ -60,7 +60,7 @@ def promote(run: Path, models: Path, config: GateConfig, approval: Approval | No
     training = Training.read(run / "training.json", "clear the train task to write it again")
     _check_files(run, evaluation)
     candidate, champion = evaluation.candidate, evaluation.champion
-    decision = decide(candidate, champion, config)
+    decision = decide(candidate, champion, config, evaluation.reference, evaluation.no_reference)
     if approval:
         if approval.evaluation != sha256(run / EVALUATION):
             raise ModelError(

@@ -36,6 +36,14 @@ ANYTHING = {
     "max_digit_regression": 1,
     "max_loss_increase": 100,
     "max_champion_drop": 1,
+    "max_label_issues": 1,
+    "max_training_loss_increase": 100,
+    "max_calibration_increase": 1,
+    "min_slice_accuracy": 0,
+    "max_slice_regression": 1,
+    "max_robustness_regression": 1,
+    "max_slide": 1,
+    "max_loss_slide": 100,
 }
 LENIENT = GateConfig(**ANYTHING)
 

@@ -25,6 +25,9 @@ from mnist_tasks.evaluation import figures
 from mnist_tasks.evaluation.integrity import TOLERANCE, inspect, inspect_keras_file
 from mnist_tasks.evaluation.measurement import Measured, table
 from mnist_tasks.evaluation.metrics import Metrics, compute_metrics
+from mnist_tasks.evaluation.robustness import CHANGES
+from mnist_tasks.evaluation.sheets import mistaken_images
+from mnist_tasks.evaluation.slices import SLICES
 from mnist_tasks.evaluation.test_images import TestImages
 from mnist_tasks.gate import decide
 from mnist_tasks.gate_config import GateConfig
@@ -91,6 +94,132 @@ def test_the_champion_is_measured_on_the_same_images(
     assert accuracy.split()[1:] == [f"{evaluated.accuracy:.4f}", f"{evaluated.champion_accuracy:.4f}"]
 
 
+def test_the_champion_is_compared_on_its_own_training_images_only_if_its_recipe_is_the_same(
+    dataset: Path, workspace: Workspace, champion: Path
+) -> None:
+    fits = {}
+    recipe = json.loads((champion / "metadata.json").read_text())["config"]
+    configs = {"same": TrainConfig(**{**recipe, "seed": 1}), "other": TrainConfig(**{**recipe, "hidden_units": 16})}
+    for name, config in configs.items():
+        run = workspace.run(name)
+        train(dataset, config, run)
+        evaluate(dataset, run, workspace.models)
+        fits[name] = Evaluation.read(run / "evaluation.json", "")
+
+    model = keras.saving.load_model(champion / "model.keras")
+    images, labels = Dataset(dataset).normalized("train"), Dataset(dataset).labels("train")
+    loss, accuracy = model.evaluate(images, labels, verbose=0)
+    same, other = (fits[name].champion for name in ("same", "other"))
+    assert same is not None
+    assert same.training.loss == pytest.approx(loss, rel=1e-4)
+    assert same.training.accuracy == pytest.approx(accuracy)
+    assert other is not None
+    assert other.training.loss is None
+    assert "by another recipe (hidden_units)" in str(other.training.not_measured)
+    assert fits["other"].candidate.training.loss is not None
+
+
+def test_a_champion_whose_data_is_gone_is_not_compared_on_it(run: Path, dataset: Path, workspace: Workspace) -> None:
+    training = json.loads((run / "training.json").read_text())
+    (run / "training.json").write_text(json.dumps({**training, "dataset": "0" * 64}))
+    evaluate(dataset, run, workspace.models)
+    promote(run, workspace.models, LENIENT)
+    second = workspace.run("second")
+    train(dataset, TrainConfig(**training["config"]), second)
+
+    evaluate(dataset, second, workspace.models)
+
+    champion = Evaluation.read(second / "evaluation.json", "").champion
+    assert champion is not None
+    assert champion.training.loss is None
+    assert "the data that the champion was trained on cannot be read" in str(champion.training.not_measured)
+
+
+@pytest.mark.usefixtures("champion")
+def test_slices_changes_confidence_and_cost_of_both_models_are_in_the_document(
+    dataset: Path, workspace: Workspace
+) -> None:
+    run = workspace.run("second")
+    train(dataset, TrainConfig(epochs=1, seed=1), run)
+
+    evaluate(dataset, run, workspace.models)
+
+    evaluation = Evaluation.read(run / "evaluation.json", "")
+    assert evaluation.champion
+    for model in (evaluation.candidate, evaluation.champion):
+        assert [each.name for each in model.slices] == list(SLICES)
+        assert [each.name for each in model.changed] == list(CHANGES)
+        assert {each.support for each in model.changed} == {500}
+        assert len(model.calibration) == 15
+        assert model.cost is not None
+        assert model.cost.parameters == 101_770
+        assert model.cost.megabytes == pytest.approx((run / "model.keras").stat().st_size / 1e6, rel=0.05)
+        assert min(model.cost.seconds_for_one or 0, model.cost.seconds_for_many or 0) > 0
+    between = evaluation.disagreements
+    assert between is not None
+    right = round(((evaluation.candidate.accuracy or 0) - (evaluation.champion.accuracy or 0)) * 500)
+    assert between.only_candidate - between.only_champion == right
+    assert evaluation.suspects is not None
+    assert len((run / "suspects.csv").read_text().splitlines()) == evaluation.suspects + 1
+
+
+class TestReference:
+    """The best of the last champions is measured, too."""
+
+    @pytest.fixture
+    def three(self, dataset: Path, workspace: Workspace, champion: Path) -> Path:
+        """Return a candidate after two champions, of which the first is the better one."""
+        assert champion.name == "1"
+        worse = workspace.run("worse")
+        train(dataset, TrainConfig(epochs=1, seed=1, learning_rate=0.0001), worse)
+        evaluate(dataset, worse, workspace.models)
+        assert promote(worse, workspace.models, LENIENT).version == 2
+        third = workspace.run("third")
+        train(dataset, TrainConfig(epochs=1, seed=2), third)
+        return third
+
+    def test_it_is_the_one_with_the_lowest_loss(self, three: Path, dataset: Path, workspace: Workspace) -> None:
+        evaluate(dataset, three, workspace.models)
+
+        evaluation = Evaluation.read(three / "evaluation.json", "")
+        first = Evaluation.read(workspace.models / "1" / "evaluation.json", "").candidate
+        assert evaluation.reference is not None
+        assert (evaluation.reference.version, evaluation.reference.champions_since) == (1, 1)
+        assert evaluation.reference.loss == pytest.approx(first.loss)
+
+    def test_one_champion_is_enough_to_be_its_own(self, three: Path, dataset: Path, workspace: Workspace) -> None:
+        evaluate(dataset, three, workspace.models, reference_versions=1)
+
+        evaluation = Evaluation.read(three / "evaluation.json", "")
+        assert evaluation.reference is None
+        assert evaluation.no_reference == "version 2, the champion, is itself the best of the last 1"
+
+    def test_a_person_can_choose_it(self, three: Path, dataset: Path, workspace: Workspace) -> None:
+        evaluate(dataset, three, workspace.models, reference=2)
+
+        evaluation = Evaluation.read(three / "evaluation.json", "")
+        assert evaluation.reference is not None
+        assert (evaluation.reference.version, evaluation.reference.champions_since) == (2, 0)
+
+    def test_one_that_does_not_exist_is_named(self, three: Path, dataset: Path, workspace: Workspace) -> None:
+        with pytest.raises(InputError, match=r"reference: 9: .* has no version 9; it has 1, 2; choose another version"):
+            evaluate(dataset, three, workspace.models, reference=9)
+
+    def test_a_damaged_one_gives_way_to_the_next(
+        self, three: Path, dataset: Path, workspace: Workspace, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        path = workspace.models / "1" / "model.keras"
+        path.chmod(0o644)
+        path.write_bytes(b"damaged")
+
+        evaluate(dataset, three, workspace.models)
+
+        evaluation = Evaluation.read(three / "evaluation.json", "")
+        assert evaluation.reference is None
+        assert evaluation.no_reference == "version 2, the champion, is itself the best of the last 2"
+        assert "version 1 is no reference: version 1 is damaged" in caplog.text
+
+
 def test_the_table_is_aligned() -> None:
     labels = np.arange(10, dtype=np.uint8)
     perfect = compute_metrics(np.eye(10, dtype=np.float32)[labels], labels)
@@ -152,13 +281,14 @@ def test_figures_are_drawn_even_where_nothing_is_known(tmp_path: Path) -> None:
     epoch = Epoch(number=1, metrics={"loss": 0.1, "accuracy": 1.0}, seconds=1, images_per_second=1)
     figures.training_curves([epoch], tmp_path / "training.png")
     figures.confusion_matrix(metrics.confusion, tmp_path / "confusion.png")
-    figures.worst_mistakes(np.zeros((0, 28, 28), np.uint8), [], tmp_path / "mistakes.png")
+    mistaken_images(np.zeros((0, 28, 28), np.uint8), [], "Mistakes", tmp_path / "mistakes.png")
+    figures.reliability([], [], tmp_path / "calibration.png")
     figures.recall_by_digit(metrics.digits, None, tmp_path / "recall.png")
 
     for path in tmp_path.iterdir():
         with Image.open(path) as image:
             assert len(image.convert("RGB").getcolors(1 << 24) or []) > 2, path  # the figure is not blank
-    assert len(list(tmp_path.iterdir())) == 4
+    assert len(list(tmp_path.iterdir())) == 5
 
 
 def test_a_candidate_without_ten_outputs_is_refused(run: Path, dataset: Path, workspace: Workspace) -> None:
@@ -184,7 +314,25 @@ def test_a_candidate_that_gives_no_probabilities_is_refused(run: Path, dataset: 
 
     evaluate(dataset, run, workspace.models)
 
-    assert "probabilities do not sum to 1" in refused(run, workspace)
+    assert "probabilities for the golden images do not sum to 1" in refused(run, workspace)
+
+
+def test_a_candidate_that_gives_nan_for_a_blank_image_is_refused(
+    run: Path, dataset: Path, workspace: Workspace
+) -> None:
+    save(run / "model.keras", keras.layers.LayerNormalization(epsilon=0), keras.layers.Dense(10, "softmax"))
+
+    assert evaluate(dataset, run, workspace.models).accuracy is None
+    assert "model.keras gives NaN or infinity for 2 of 5 extreme images" in refused(run, workspace)
+
+
+def test_a_candidate_that_gives_other_answers_for_an_image_alone_is_refused(
+    run: Path, dataset: Path, workspace: Workspace
+) -> None:
+    save(run / "model.keras", keras.layers.UnitNormalization(axis=0), keras.layers.Dense(10, "softmax"))
+
+    assert evaluate(dataset, run, workspace.models).accuracy is None
+    assert "model.keras, given one image alone and among others, do not agree" in refused(run, workspace)
 
 
 def test_a_candidate_with_other_weights_than_train_wrote_down_is_refused(
@@ -328,7 +476,7 @@ def test_losses_are_compared_only_between_models_trained_for_the_same(dataset: P
     assert (check.verdict, "'label_smoothing': 0.1" in check.message) == ("skipped", True)
 
 
-@pytest.mark.parametrize("name", ["training_curves", "confusion_matrix", "worst_mistakes", "recall_by_digit"])
+@pytest.mark.parametrize("name", ["training_curves", "confusion_matrix", "recall_by_digit"])
 def test_a_figure_that_fails_costs_a_line_and_not_the_night(
     name: str,
     run: Path,
@@ -345,7 +493,7 @@ def test_a_figure_that_fails_costs_a_line_and_not_the_night(
     promote(run, workspace.models, LENIENT)
 
     (line,) = (record.getMessage() for record in caplog.records if record.levelno == logging.WARNING)
-    figure = {"training_curves": "training", "confusion_matrix": "confusion", "worst_mistakes": "mistakes"}.get(name)
+    figure = {"training_curves": "training", "confusion_matrix": "confusion"}.get(name)
     path = f"figures/{figure or 'recall'}.png"
     assert (
         line == f"{Path(path).name} is not drawn; the task goes on without it: RuntimeError: latex could not be found"

@@ -16,9 +16,21 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from mnist_tasks import gate
-from mnist_tasks.documents import Approval, DigitMetrics, Finding, MnistMetrics, ModelEvaluation, Part, PublishedMetrics
-from mnist_tasks.gate import DIGITS, Decision, with_approval
+from mnist_tasks.documents import (
+    Approval,
+    Cost,
+    DigitMetrics,
+    Finding,
+    MnistMetrics,
+    ModelEvaluation,
+    Part,
+    PublishedMetrics,
+    SliceMetrics,
+    TrainingFit,
+)
+from mnist_tasks.gate import Decision, with_approval
 from mnist_tasks.gate_config import GateConfig
+from mnist_tasks.gate_rules import DIGITS
 from mnist_tasks.system.errors import InputError
 
 Evaluation = dict[str, Any]
@@ -34,14 +46,32 @@ BOUNDS: dict[str, Any] = {
     "max_digit_regression": 0.04,
     "max_loss_increase": 0.012,
     "min_support": 100,
+    "max_label_issues": 0.003,
+    "max_training_loss_increase": 0.02,
+    "max_calibration_increase": 0.006,
+    "min_slice_accuracy": 0.92,
+    "max_slice_regression": 0.03,
+    "max_robustness_regression": 0.1,
+    "max_slide": 0.006,
+    "max_loss_slide": 0.012,
 }
 POLICY = GateConfig(**BOUNDS)
 FORCED = GateConfig(**BOUNDS, force=True, force_reason="Ada: the demo is at noon")
 
+ITSELF = "the champion is itself the best"
 LOADS = {"metric": "loads", "value": None, "bound": None, "passed": True, "message": "the files load"}
 DIFFER = {"metric": "files agree", "value": 0.2, "bound": 0.001, "passed": False, "message": "the two files differ"}
 
-OVERALL_RULES = ("min_accuracy", "max_accuracy", "max_loss", "max_regression", "max_loss_increase")
+OVERALL_RULES = (
+    "min_accuracy",
+    "max_accuracy",
+    "max_loss",
+    "max_regression",
+    "max_loss_increase",
+    "max_calibration_increase",
+    "max_slide",
+    "max_loss_slide",
+)
 DIGIT_RULES = ("min_digit_recall", "min_digit_precision", "max_digit_regression")
 METRIC_OF = {
     "min_accuracy": "accuracy",
@@ -52,13 +82,30 @@ METRIC_OF = {
     "min_digit_recall": "recall",
     "min_digit_precision": "precision",
     "max_digit_regression": "recall",
+    "max_calibration_increase": "calibration_error",
+    "max_slide": "accuracy",
+    "max_loss_slide": "loss",
 }
 ON_MNIST = {(rule, "accuracy", "MNIST") for rule in ("min_accuracy", "max_accuracy", "max_regression")}
 EVERY_QUALITY_CHECK = (
     ON_MNIST
     | {(rule, METRIC_OF[rule], "overall") for rule in OVERALL_RULES}
     | {(rule, METRIC_OF[rule], str(digit)) for rule in DIGIT_RULES for digit in range(DIGITS)}
+    | {("max_label_issues", "label_issues", "training"), ("max_training_loss_increase", "loss", "training")}
+    | {(rule, "accuracy", "thin strokes") for rule in ("min_slice_accuracy", "max_slice_regression")}
+    | {("max_robustness_regression", "accuracy", "faint")}
 )
+CHANGES = {
+    "max_regression",
+    "max_loss_increase",
+    "max_training_loss_increase training",
+    "max_calibration_increase",
+    "max_slide",
+    "max_loss_slide",
+    "max_slice_regression thin strokes",
+    "max_robustness_regression faint",
+    *(f"max_digit_regression {digit}" for digit in range(DIGITS)),
+}
 
 
 def evaluation(**changes: Any) -> Evaluation:
@@ -72,8 +119,28 @@ def evaluation(**changes: Any) -> Evaluation:
         "integrity": [LOADS],
         "mnist": {"is_test_set": True},
         "published": {"accuracy": 0.98, "accuracy_95": [0.977, 0.983]},
+        "calibration_error": 0.002,
+        "slices": [{"name": "thin strokes", "support": 1000, "accuracy": 0.95}],
+        "changed": [{"name": "faint", "support": 2000, "accuracy": 0.97}],
+        "training": {"dataset": "d1", "images": 60_000, "loss": 0.04, "accuracy": 0.988, "label_issues": 0.0005},
+        "cost": {"megabytes": 1.2, "parameters": 101_770, "seconds_for_one": 0.002, "seconds_for_many": 0.008},
     }
     return good | changes
+
+
+def thin(**changes: Any) -> Evaluation:
+    """Return a change to an evaluation that gives the slice of thin strokes other values."""
+    return {"slices": [{"name": "thin strokes", "support": 1000, "accuracy": 0.95} | changes]}
+
+
+def faint(**changes: Any) -> Evaluation:
+    """Return a change to an evaluation that gives faint images other values."""
+    return {"changed": [{"name": "faint", "support": 2000, "accuracy": 0.97} | changes]}
+
+
+def fitted(**changes: Any) -> Evaluation:
+    """Return a change to an evaluation that gives the training images other values."""
+    return {"training": evaluation()["training"] | changes}
 
 
 def digits(changes: dict[int, dict[str, Any]] | None = None) -> list[dict[str, Any]]:
@@ -101,14 +168,21 @@ def unvalidated(values: Evaluation) -> ModelEvaluation:
             "integrity", lambda entry: Finding(**{"metric": None, "passed": None, "message": None} | entry)
         ),
         "parts": each("parts", lambda entry: Part.model_construct(**{"name": None, "images": None} | entry)),
+        "slices": each("slices", lambda entry: SliceMetrics(**{"name": None, "support": None} | entry)),
+        "changed": each("changed", lambda entry: SliceMetrics(**{"name": None, "support": None} | entry)),
+        "training": one("training", TrainingFit),
+        "cost": Cost(**values["cost"]) if isinstance(values.get("cost"), dict) else values.get("cost"),
         "mnist": one("mnist", MnistMetrics),
         "published": one("published", PublishedMetrics),
     }
     return ModelEvaluation.model_construct(**values | {name: parts[name] for name in parts if name in values})
 
 
-def decide(candidate: Evaluation, champion: Evaluation | None, config: GateConfig) -> Decision:
-    return gate.decide(unvalidated(candidate), None if champion is None else unvalidated(champion), config)
+def decide(
+    candidate: Evaluation, champion: Evaluation | None, config: GateConfig, reference: Evaluation | None = None
+) -> Decision:
+    models = [None if model is None else unvalidated(model) for model in (champion, reference)]
+    return gate.decide(unvalidated(candidate), models[0], config, models[1], ITSELF)
 
 
 def three(**changes: Any) -> Evaluation:
@@ -121,7 +195,7 @@ def without(*names: str, **changes: Any) -> Evaluation:
 
 
 def by_verdict(decision: Decision, verdict: str) -> set[str]:
-    """Return the checks with a verdict: `rule` for an overall check, `rule slice` for a check of a digit or MNIST."""
+    """Return the checks with a verdict: `rule` for an overall check, else `rule slice`."""
     checks = (check for check in decision.checks if check.verdict == verdict)
     return {check.rule if check.slice == "overall" else f"{check.rule} {check.slice}" for check in checks}
 
@@ -129,6 +203,8 @@ def by_verdict(decision: Decision, verdict: str) -> set[str]:
 def failed(decision: Decision) -> set[str]:
     return by_verdict(decision, "failed")
 
+
+SLICE_RULES = ("min_slice_accuracy", "max_slice_regression")
 
 # fmt: off
 TRUTH_TABLE: list[tuple[str, Evaluation, Evaluation | None, str, set[str]]] = [
@@ -172,6 +248,30 @@ TRUTH_TABLE: list[tuple[str, Evaluation, Evaluation | None, str, set[str]]] = [
     ("a digit left out of the champion", {}, {"digits": digits()[1:]}, "rejected", {"max_digit_regression 0"}),
     ("no digits", {"digits": None}, {}, "rejected", {f"{rule} {n}" for rule in DIGIT_RULES for n in range(DIGITS)}),
     ("champion without digits", {}, {"digits": []}, "rejected", {f"max_digit_regression {n}" for n in range(DIGITS)}),
+    ("doubtful labels, as many as allowed", fitted(label_issues=0.003), {}, "approved", set()),
+    ("doubtful labels", fitted(label_issues=0.0031), {}, "rejected", {"max_label_issues training"}),
+    ("doubtful labels, first run", fitted(label_issues=0.0031), None, "rejected", {"max_label_issues training"}),
+    ("labels that cannot be learnt", fitted(loss=0.0601), {}, "rejected", {"max_training_loss_increase training"}),
+    ("more of a training loss, within", fitted(loss=0.06), {}, "approved", set()),
+    ("a champion of another recipe", fitted(loss=1), {"training": {"not_measured": "another recipe"}}, "approved",
+     set()),
+    ("nothing known of the training images", {"training": {}}, {}, "rejected",
+     {"max_label_issues training", "max_training_loss_increase training"}),
+    ("surer than it is right", {"calibration_error": 0.0081}, {}, "rejected", {"max_calibration_increase"}),
+    ("as sure as it may be", {"calibration_error": 0.008}, {}, "approved", set()),
+    ("surer, trained for another loss", {"calibration_error": 0.1, "objective": {"loss": "mse"}}, {}, "approved",
+     set()),
+    ("a slice below its floor", thin(accuracy=0.91), thin(accuracy=0.91), "rejected",
+     {"min_slice_accuracy thin strokes"}),
+    ("a slice below its floor, first run", thin(accuracy=0.91), None, "rejected", {"min_slice_accuracy thin strokes"}),
+    ("a slice worse than before", thin(accuracy=0.9499), thin(accuracy=0.98), "rejected",
+     {"max_slice_regression thin strokes"}),
+    ("a slice with too few images", thin(accuracy=0.1, support=99), {}, "approved", set()),
+    ("no slices", {"slices": []}, {}, "rejected", {f"{rule} slices" for rule in SLICE_RULES}),
+    ("champion without slices", {}, {"slices": None}, "rejected", {"max_slice_regression thin strokes"}),
+    ("less robust, within", faint(accuracy=0.87), {}, "approved", set()),
+    ("less robust", faint(accuracy=0.8699), {}, "rejected", {"max_robustness_regression faint"}),
+    ("not measured after a change", faint(accuracy=None), {}, "rejected", {"max_robustness_regression faint"}),
     ("measured on other images", {}, {"dataset": "d2"}, "refused", {"integrity"}),
     ("candidate measured on nobody knows what", {"dataset": None}, {}, "refused", {"integrity"}),
     ("both measured on nobody knows what", {"dataset": None}, {"dataset": None}, "refused", {"integrity"}),
@@ -256,11 +356,9 @@ def test_a_missing_metric_is_called_missing() -> None:
 
 
 def test_on_the_first_run_only_the_changes_are_skipped() -> None:
-    changes = {"max_regression", "max_loss_increase", *(f"max_digit_regression {digit}" for digit in range(DIGITS))}
-
     decision = decide(evaluation(), None, POLICY)
 
-    assert by_verdict(decision, "skipped") == changes
+    assert by_verdict(decision, "skipped") == CHANGES
     messages = {check.message for check in decision.checks if check.verdict == "skipped"}
     assert messages == {"no champion yet to compare with"}
     assert "no champion yet" in decision.reason
@@ -276,8 +374,8 @@ def test_an_empty_champion_is_not_the_same_as_none() -> None:
 def test_a_digit_with_too_few_images_is_skipped_and_says_so() -> None:
     decision = decide(evaluation(**three(support=99, recall=0.1)), evaluation(), POLICY)
 
-    skipped = [check for check in decision.checks if check.verdict == "skipped"]
-    assert [(check.rule, check.slice) for check in skipped] == [(rule, "3") for rule in DIGIT_RULES]
+    skipped = [check for check in decision.checks if check.verdict == "skipped" and check.slice == "3"]
+    assert [check.rule for check in skipped] == list(DIGIT_RULES)
     for check in skipped:
         assert check.message == f"{check.metric} of digit 3 rests on 99 images, fewer than 100"
 
@@ -285,10 +383,10 @@ def test_a_digit_with_too_few_images_is_skipped_and_says_so() -> None:
 def test_losses_of_models_trained_for_different_ones_are_not_compared_and_it_says_so() -> None:
     decision = decide(evaluation(objective={"loss": "mse"}, loss=0.2), evaluation(), POLICY)
 
-    (skipped,) = (check for check in decision.checks if check.verdict == "skipped")
-    assert skipped.rule == "max_loss_increase"
-    assert "trained for {'loss': 'mse'}" in skipped.message
-    assert "cannot be compared" in skipped.message
+    skipped = {check.rule: check.message for check in decision.checks if check.verdict == "skipped"}
+    assert {"max_loss_increase", "max_calibration_increase"} <= skipped.keys()
+    assert "trained for {'loss': 'mse'}" in skipped["max_loss_increase"]
+    assert "loss cannot be compared" in skipped["max_loss_increase"]
 
 
 def test_a_check_holds_what_was_compared_with_what() -> None:
@@ -312,6 +410,102 @@ def test_findings_about_both_models_are_checks_with_their_numbers() -> None:
     }
     assert (found["champion files agree"].value, found["champion files agree"].bound) == (0.2, 0.001)
     assert decision.reason == "the champion: the two files differ"
+
+
+class TestReference:
+    """What is compared with the best of the last champions."""
+
+    def test_a_candidate_may_lie_below_it_by_just_the_tolerance(self) -> None:
+        best = evaluation(version=3, champions_since=4, accuracy=0.983, loss=0.055)
+
+        decision = decide(evaluation(accuracy=0.977, loss=0.067), evaluation(accuracy=0.98), POLICY, best)
+
+        assert decision.approved
+        changes = {check.rule: check for check in decision.checks if check.rule in ("max_slide", "max_loss_slide")}
+        assert changes["max_slide"].value == pytest.approx(-0.006)
+        assert changes["max_loss_slide"].value == pytest.approx(0.012)
+        assert "against version 3's 0.9830" in changes["max_slide"].message
+
+    @pytest.mark.parametrize(
+        ("candidate", "rule"), [({"accuracy": 0.9769}, "max_slide"), ({"loss": 0.0671}, "max_loss_slide")]
+    )
+    def test_a_slide_that_no_single_night_shows_is_rejected(self, candidate: Evaluation, rule: str) -> None:
+        best = evaluation(version=3, champions_since=13, accuracy=0.983, loss=0.055)
+
+        decision = decide(evaluation(**candidate), evaluation(accuracy=0.979, loss=0.064), POLICY, best)
+
+        assert failed(decision) == {rule}
+        assert "the champions slide, this would be number 14 since version 3" in decision.reason
+        assert "accept the new level with force=true and a reason" in decision.reason
+
+    def test_without_one_it_says_why(self) -> None:
+        decision = decide(evaluation(), evaluation(), POLICY)
+
+        slides = [check for check in decision.checks if check.rule in ("max_slide", "max_loss_slide")]
+        assert [(check.verdict, check.message) for check in slides] == [("skipped", ITSELF)] * 2
+
+    def test_a_loss_of_another_kind_is_not_compared_and_the_accuracy_is(self) -> None:
+        best = evaluation(objective={"loss": "mse"}, version=1, champions_since=2, loss=0.001, accuracy=0.99)
+
+        assert failed(decide(evaluation(), evaluation(), POLICY, best)) == {"max_slide"}
+
+    @pytest.mark.parametrize("odd", [None, math.nan, "0.98"])
+    def test_one_that_was_not_measured_is_no_pass(self, odd: Any) -> None:
+        decision = decide(evaluation(), evaluation(), POLICY, evaluation(version=2, accuracy=odd))
+
+        assert failed(decision) == {"max_slide"}
+        assert "version 2's accuracy is" in decision.reason
+
+
+class TestCost:
+    """Bounds that hold only if they were asked for."""
+
+    def test_nothing_is_asked_by_default(self) -> None:
+        slow = {"cost": {"megabytes": 900, "seconds_for_one": 9, "seconds_for_many": 9}}
+
+        assert decide(evaluation(**slow), evaluation(), POLICY).approved
+        assert decide(evaluation(cost=None), evaluation(cost=None), POLICY).approved
+
+    @pytest.mark.parametrize(("megabytes", "outcome"), [(1.5, "approved"), (1.51, "rejected"), (None, "rejected")])
+    def test_a_size(self, megabytes: float | None, outcome: str) -> None:
+        decision = decide(evaluation(cost={"megabytes": megabytes}), None, GateConfig(**BOUNDS, max_size_mb=1.5))
+
+        assert decision.outcome == outcome
+
+    @pytest.mark.parametrize(("seconds", "expected"), [(0.004, set()), (0.0041, {"max_slowdown"})])
+    def test_a_slowdown(self, seconds: float, expected: set[str]) -> None:
+        cost = {"megabytes": 1, "seconds_for_one": seconds, "seconds_for_many": 0.008}
+
+        decision = decide(evaluation(cost=cost), evaluation(), GateConfig(**BOUNDS, max_slowdown=2))
+
+        assert failed(decision) == expected
+        if expected:
+            assert (
+                "seconds to predict one image 0.0041 is 2.0500 times the champion's 0.002, more than" in decision.reason
+            )
+
+    def test_without_a_champion_there_is_no_slowdown(self) -> None:
+        decision = decide(evaluation(), None, GateConfig(**BOUNDS, max_slowdown=1))
+
+        assert {check.message for check in decision.checks if check.rule == "max_slowdown"} == {
+            "no champion yet to compare with"
+        }
+
+
+def test_a_champion_of_another_recipe_is_not_compared_on_training_images_and_it_says_so() -> None:
+    champion = evaluation(training={"not_measured": "the champion was trained by another recipe (epochs)"})
+
+    decision = decide(evaluation(), champion, POLICY)
+
+    (check,) = (check for check in decision.checks if check.rule == "max_training_loss_increase")
+    assert (check.verdict, check.message) == ("skipped", "the champion was trained by another recipe (epochs)")
+
+
+def test_doubtful_labels_name_the_worklist() -> None:
+    reason = decide(evaluation(**fitted(label_issues=0.02)), evaluation(), POLICY).reason
+
+    assert "share of doubtful labels on the training images 0.0200 is above the maximum of 0.0030" in reason
+    assert "suspects.csv in the run's folder lists the images: correct their labels" in reason
 
 
 class TestForce:
@@ -456,11 +650,11 @@ def test_values_that_differ_never_look_alike(candidate: Evaluation, policy: dict
 
 
 def test_a_validated_document_is_decided_as_an_unvalidated_one() -> None:
-    values = evaluation(digits=[{"f1": 0.98} | digit for digit in digits()])
+    values = evaluation(digits=[{"f1": 0.98} | digit for digit in digits()], objective={"loss": "crossentropy"})
 
     validated = ModelEvaluation.model_validate_json(json.dumps(values))
 
-    assert gate.decide(validated, validated, POLICY) == decide(values, values, POLICY)
+    assert gate.decide(validated, validated, POLICY, None, ITSELF) == decide(values, values, POLICY)
 
 
 @pytest.mark.parametrize(
@@ -505,6 +699,11 @@ odd_evaluations = odd_mappings(
     "loss",
     "dataset",
     "objective",
+    "calibration_error",
+    slices=odd_values | st.lists(odd_mappings("name", "support", "accuracy"), max_size=2),
+    changed=odd_values | st.lists(odd_mappings("name", "support", "accuracy"), max_size=2),
+    training=odd_values | odd_mappings("loss", "label_issues", "not_measured"),
+    cost=odd_values | odd_mappings("megabytes", "seconds_for_one", "seconds_for_many"),
     digits=st.none()
     | st.lists(odd_mappings("support", "recall", "precision", digit=st.integers(-1, 10) | odd_values), max_size=12),
     mnist=odd_mappings("accuracy", "is_test_set") | odd_values,
@@ -526,6 +725,10 @@ def plausible_evaluations(draw: st.DrawFn) -> Evaluation:
         objective=draw(st.sampled_from(["crossentropy", "mse"])),
         mnist=draw(st.just({"is_test_set": True}) | st.fixed_dictionaries({"accuracy": st.floats(0.96, 1)})),
         published={"accuracy": draw(near)},
+        calibration_error=draw(st.floats(0, 0.02)),
+        **thin(accuracy=draw(near), support=draw(st.integers(0, 200))),
+        **faint(accuracy=draw(near), support=draw(st.integers(0, 200))),
+        **fitted(loss=draw(st.floats(0, 0.1)), label_issues=draw(st.floats(0, 0.01))),
     )
 
 
@@ -549,6 +752,19 @@ def test_it_never_raises_and_its_decision_is_json(
     assert json.loads(json.dumps(asdict(decision), allow_nan=False))["outcome"] == decision.outcome
 
 
+SLICES = ("thin strokes", "faint")
+OF_NAMED = {"min_slice_accuracy": "slices", "max_slice_regression": "slices", "max_robustness_regression": "changed"}
+
+
+def names(candidate: Evaluation, part: str) -> set[str]:
+    """Return the slices that are named in a part of an evaluation; without any, the checks have the part's name."""
+    entries = candidate.get(part)
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        entries = []
+    found = {entry["name"] for entry in entries if isinstance(entry.get("name"), str)}
+    return found or {{"slices": "slices", "changed": "changed images"}[part]}
+
+
 @PROPERTY
 @given(evaluations, champions)
 def test_every_check_is_made_whatever_fails(candidate: Evaluation, champion: Evaluation | None) -> None:
@@ -559,6 +775,9 @@ def test_every_check_is_made_whatever_fails(candidate: Evaluation, champion: Eva
     on_mnist = candidate.get("mnist")
     once = isinstance(on_mnist, dict) and on_mnist.get("is_test_set") is True
     expected = EVERY_QUALITY_CHECK - (ON_MNIST if once else set())
+    expected = {each for each in expected if each[2] not in SLICES} | {
+        (rule, "accuracy", name) for rule, part in OF_NAMED.items() for name in names(candidate, part)
+    }
     assert len(quality) == len(expected)
     assert set(quality) == expected
     assert len([check for check in decision.checks if check.rule == "max_champion_drop"]) == (champion is not None)

@@ -16,7 +16,17 @@ TASKS = ("load", "normalize", "train", "evaluate", "promote", "rollback", "clean
 # Groups from the lowest to the highest. A module imports from its own group and from the groups before it.
 GROUPS = [
     ("system",),
-    ("documents", "gate", "gate_checks", "gate_config", "recipes", "config", "run_parameters", "workspace"),
+    (
+        "documents",
+        "gate",
+        "gate_checks",
+        "gate_config",
+        "gate_rules",
+        "recipes",
+        "config",
+        "run_parameters",
+        "workspace",
+    ),
     ("data",),
     ("evaluation",),
     ("registry",),

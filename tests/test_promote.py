@@ -88,7 +88,7 @@ def test_a_rejected_candidate_changes_no_model(
     assert (decision["promoted"], decision["reason"], decision["version"]) == (False, rejected.reason, None)
     assert decision["policy"] == STRICT.model_dump()
     failed = [check for check in decision["checks"] if check["verdict"] == "failed"]
-    assert {check["rule"] for check in failed} == {"min_accuracy", "max_loss"}
+    assert {check["rule"] for check in failed} == {"min_accuracy", "max_loss", "max_label_issues"}
     for check in failed:
         assert f"failed {check['rule']}: {check['message']}" in caplog.messages
 

@@ -1,4 +1,4 @@
-"""The figures of an evaluation as PNG: training curves, confusion matrix, worst mistakes, recall against the champion.
+"""The figures of an evaluation as PNG: training curves, confusion matrix, recall, calibration.
 
 They appear in the model card and in the UI, so each is complete on its own: axes with units, and a title. Draw them
 within `plain`, so that the user's own matplotlib settings have no effect.
@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mnist_tasks.data.dataset import DIGITS, IMAGE_SHAPE, PIXEL_MAX, UInt8
-from mnist_tasks.documents import DigitMetrics, Epoch, Mistake
+from mnist_tasks.data.dataset import DIGITS
+from mnist_tasks.documents import CalibrationBin, DigitMetrics, Epoch
 from mnist_tasks.system.library_settings import PLAIN_MATPLOTLIB, environment
 
 with environment(PLAIN_MATPLOTLIB):
@@ -27,8 +27,6 @@ DPI = 120
 
 # Okabe and Ito's palette, which the colour-blind can tell apart.
 BLUE, ORANGE = "#0072B2", "#D55E00"
-
-COLUMNS = 8  # of the images in `worst_mistakes`
 
 
 @contextmanager
@@ -79,30 +77,6 @@ def confusion_matrix(confusion: Sequence[Sequence[int]], path: Path) -> None:
     figure.savefig(path)
 
 
-def worst_mistakes(images: UInt8, mistakes: Sequence[Mistake], path: Path) -> None:
-    """The images that were mistaken with the highest probability, with true and predicted digit.
-
-    Args:
-        images: the mistaken images, uint8 of shape (n, 28, 28).
-        mistakes: one for each image.
-        path: where the figure goes.
-    """
-    rows = max(1, math.ceil(len(mistakes) / COLUMNS))
-    cell = IMAGE_SHAPE[0] + 16  # room for two lines of text
-    figure = Figure(figsize=(1.25 * COLUMNS, 1.25 * rows + 0.4), dpi=DPI, layout="constrained")
-    axes = figure.subplots()
-    page = np.zeros((rows * cell, COLUMNS * cell), np.uint8)
-    for position, (image, mistake) in enumerate(zip(images, mistakes, strict=True)):
-        top, left = (part * cell for part in divmod(position, COLUMNS))
-        page[top + 14 : top + 14 + image.shape[0], left + 8 : left + 8 + image.shape[1]] = image
-        text = f"is {mistake.label}, taken for {mistake.predicted}\n{mistake.probability:.1%}, no. {mistake.index}"
-        axes.text(left + cell / 2, top + 12, text, ha="center", va="bottom", fontsize=7.5)
-    axes.imshow(page, cmap="gray_r", vmin=0, vmax=PIXEL_MAX)
-    axes.set_axis_off()
-    axes.set_title("The surest mistakes on the test set" if mistakes else "No mistakes on the test set")
-    figure.savefig(path)
-
-
 def recall_by_digit(candidate: Sequence[DigitMetrics], champion: Sequence[DigitMetrics] | None, path: Path) -> None:
     """Recall of each digit, the candidate's beside the champion's."""
     figure = Figure(figsize=(7, 3.6), dpi=DPI, layout="constrained")
@@ -118,4 +92,21 @@ def recall_by_digit(candidate: Sequence[DigitMetrics], champion: Sequence[DigitM
     axes.set(xticks=range(DIGITS), ylim=(lowest - 0.15 * (1.003 - lowest) - 0.002, 1.003))
     axes.grid(alpha=0.3)
     axes.legend(loc="lower left", ncols=2)
+    figure.savefig(path)
+
+
+def reliability(candidate: Sequence[CalibrationBin], champion: Sequence[CalibrationBin], path: Path) -> None:
+    """How often a model is right (vertical) where it is so sure (horizontal): on the diagonal it can be believed."""
+    figure = Figure(figsize=(5, 4.4), dpi=DPI, layout="constrained")
+    axes = figure.subplots()
+    lowest = min([1.0, *(min(entry.confidence, entry.accuracy) for entry in (*candidate, *champion))])
+    axes.plot((lowest, 1), (lowest, 1), ":", color="grey", label="as sure as right")
+    for name, bins, colour, marker in (("candidate", candidate, BLUE, "o"), ("champion", champion, ORANGE, "D")):
+        if bins:
+            places = [entry.confidence for entry in bins], [entry.accuracy for entry in bins]
+            axes.plot(*places, f"{marker}-", color=colour, label=name, markersize=5)
+    axes.set(xlabel="mean probability of the predicted digit", ylabel="share of images that are right")
+    axes.set_title("Calibration on the test set")
+    axes.grid(alpha=0.3)
+    axes.legend(loc="upper left")
     figure.savefig(path)

@@ -7,14 +7,14 @@ and the task is tried again.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mnist_tasks.data.dataset import DIGITS, IMAGE_SHAPE, Float32, UInt8, scaled
+from mnist_tasks.data.dataset import DIGITS, IMAGE_SHAPE, PIXEL_MAX, Float32, UInt8, scaled
 from mnist_tasks.documents import Finding
 from mnist_tasks.system.files import is_conclusive, sha256
 
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 # when it was approved, perhaps on another device. Also how far their sum may differ from 1. Rounding, even TF32 on a
 # GPU, stays well below it; a forgotten normalization or other weights do not.
 TOLERANCE = 1e-3
+
+SINGLE_IMAGES = 10  # that are also predicted alone
 
 KERAS_SIGNATURE = {"inputs": [None, *IMAGE_SHAPE], "dtype": "float32", "outputs": [None, DIGITS]}
 SERVING_SIGNATURE = {"inputs": [None, *IMAGE_SHAPE], "dtype": "uint8", "outputs": [None, DIGITS]}
@@ -58,7 +60,11 @@ def inspect_keras_file(path: Path, golden: UInt8) -> Inspection:
         model = keras.saving.load_model(path, safe_mode=True)
         (inputs,), (outputs,) = model.inputs, model.outputs
         signature = {"inputs": list(inputs.shape), "dtype": inputs.dtype, "outputs": list(outputs.shape)}
-        probabilities = _checked(model(scaled(golden), training=False), golden)
+
+        def run(images: UInt8) -> Float32:
+            return _checked(model(scaled(images), training=False), images)
+
+        probabilities, others = run(golden), _on_other_images(path.name, run, golden)
     # Keras lets through whatever its parts raise: OSError, ValueError, KeyError, TypeError, BadZipFile and more.
     except Exception as error:
         _raise_if_it_may_pass(error, path)
@@ -67,7 +73,7 @@ def inspect_keras_file(path: Path, golden: UInt8) -> Inspection:
     inspection.signatures[path.name] = signature
     inspection.findings.append(Finding("model.keras", True, "model.keras loads in safe mode"))
     inspection.findings.append(_signature(path.name, signature, KERAS_SIGNATURE))
-    inspection.findings += _probabilities(path.name, probabilities)
+    inspection.findings += [*_probabilities(path.name, probabilities), *others]
     if inspection.passed:
         inspection.model, inspection.golden = model, probabilities
     return inspection
@@ -85,8 +91,12 @@ def inspect(keras_file: Path, saved_model: Path, golden: UInt8) -> Inspection:
         ((name, inputs),) = serving.structured_input_signature[1].items()
         (outputs,) = serving.structured_outputs.values()
         signature = {"inputs": list(inputs.shape), "dtype": inputs.dtype.name, "outputs": list(outputs.shape)}
-        (answer,) = serving(**{name: tf.constant(golden)}).values()
-        probabilities = _checked(answer, golden)
+
+        def run(images: UInt8) -> Float32:
+            (answer,) = serving(**{name: tf.constant(images)}).values()
+            return _checked(answer, images)
+
+        probabilities, others = run(golden), _on_other_images("the SavedModel", run, golden)
     except Exception as error:  # as with Keras: OSError, KeyError, and any of TensorFlow's own
         _raise_if_it_may_pass(error, saved_model)
         inspection.findings.append(
@@ -96,7 +106,7 @@ def inspect(keras_file: Path, saved_model: Path, golden: UInt8) -> Inspection:
     inspection.signatures["serving_default"] = signature
     inspection.findings.append(Finding("saved_model", True, "the SavedModel loads"))
     inspection.findings.append(_signature("serving_default", signature, SERVING_SIGNATURE))
-    findings = list(_probabilities("the SavedModel", probabilities))
+    findings = [*_probabilities("the SavedModel", probabilities), *others]
     inspection.findings += findings
     if inspection.golden is not None and all(finding.passed for finding in findings):
         inspection.findings.append(
@@ -146,7 +156,7 @@ def same(metric: str, what: str, first: Float32, second: Float32) -> Finding:
     agree = difference <= TOLERANCE  # false for NaN
     verb = "agree" if agree else "do not agree"
     message = f"{what} {verb} on the golden images: probabilities differ by {difference:.2g}, allowed {TOLERANCE:g}"
-    return Finding(metric, agree, message, difference, TOLERANCE)
+    return Finding(metric, agree, message, difference if np.isfinite(difference) else None, TOLERANCE)
 
 
 def unusable(probabilities: Float32) -> int:
@@ -168,17 +178,47 @@ def _signature(name: str, found: dict[str, Any], expected: dict[str, Any]) -> Fi
     return Finding(f"{name} signature", passed, message)
 
 
-def _probabilities(name: str, probabilities: Float32) -> Iterator[Finding]:
+def _probabilities(name: str, probabilities: Float32, what: str = "golden images") -> Iterator[Finding]:
+    metric = name if what == "golden images" else f"{name} {what}"
     bad = unusable(probabilities)
-    yield finite(f"{name} finite", name, bad, len(probabilities), "golden images")
+    yield finite(f"{metric} finite", name, bad, len(probabilities), what)
     if bad:
         return
     deviation = float(np.abs(probabilities.sum(axis=1) - 1).max())
     passed = deviation <= TOLERANCE and float(probabilities.min()) >= 0
     text = (
-        f"{name}: probabilities {'sum' if passed else 'do not sum'} to 1: off by {deviation:.2g}, allowed {TOLERANCE:g}"
+        f"{name}: probabilities for the {what} {'sum' if passed else 'do not sum'} to 1: off by {deviation:.2g}, "
+        f"allowed {TOLERANCE:g}"
     )
-    yield Finding(f"{name} sum", passed, text, deviation, TOLERANCE)
+    yield Finding(f"{metric} sum", passed, text, deviation, TOLERANCE)
+
+
+def extreme_images() -> UInt8:
+    """Images that no digit looks like, uint8 of shape (5, 28, 28): blank, full, halves, a chessboard and a dot."""
+    images = np.zeros((5, *IMAGE_SHAPE), np.uint8)
+    rows, columns = np.indices(IMAGE_SHAPE)
+    images[1] = PIXEL_MAX
+    images[2, : IMAGE_SHAPE[0] // 2] = PIXEL_MAX
+    images[3] = (rows + columns) % 2 * PIXEL_MAX
+    images[4, 0, 0] = PIXEL_MAX
+    return images
+
+
+def _on_other_images(name: str, run: Callable[[UInt8], Float32], golden: UInt8) -> list[Finding]:
+    """Check what a model gives for extreme images, and for single images against what it gives for all at once.
+
+    Args:
+        name: what the model is called.
+        run: gives its probabilities, float32 of shape (n, 10), for raw images.
+        golden: raw images, uint8 of shape (n, 28, 28).
+    """
+    some = golden[:SINGLE_IMAGES]
+    alone = np.concatenate([run(some[position : position + 1]) for position in range(len(some))])
+    what = f"{name}, given one image alone and among others,"
+    return [
+        *_probabilities(name, run(extreme_images()), "extreme images"),
+        same(f"{name} alone", what, alone, run(golden)[: len(some)]),
+    ]
 
 
 def _line(error: Exception) -> str:

@@ -10,9 +10,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from mnist_tasks.data.dataset import DIGITS, Float32, UInt8, scaled
-from mnist_tasks.documents import Finding, Mistake, MnistMetrics, ModelEvaluation, Part
+from mnist_tasks.documents import Finding, Mistake, MnistMetrics, ModelEvaluation, Part, SliceMetrics
+from mnist_tasks.evaluation.confidence import Confidence, confidence
 from mnist_tasks.evaluation.integrity import finite, unusable
 from mnist_tasks.evaluation.metrics import Metrics, compute_metrics
 from mnist_tasks.evaluation.test_images import TestImages
@@ -29,7 +31,7 @@ class Measured:
     """One model: the findings about its integrity and, if they allow it, its probabilities and metrics.
 
     `probabilities` is float32 of shape (images, 10). `mnist` has the metrics on MNIST's own test set, `parts` the
-    accuracy on each part of the test images.
+    accuracy on each part of the test images, `slices` on each slice, `changed` on images after each change.
     """
 
     findings: list[Finding]
@@ -37,19 +39,22 @@ class Measured:
     metrics: Metrics | None = None
     mnist: Metrics | None = None
     parts: list[Part] = field(default_factory=list)
+    confidence: Confidence | None = None
+    slices: list[SliceMetrics] = field(default_factory=list)
+    changed: list[SliceMetrics] = field(default_factory=list)
 
-    def document(self, dataset: str, config: Mapping[str, Any], test: TestImages, **champion: Any) -> ModelEvaluation:
+    def document(self, dataset: str, config: Mapping[str, Any], test: TestImages, **more: Any) -> ModelEvaluation:
         """The model's part of `evaluation.json`.
 
         Args:
             dataset: the digest of the data that it was measured on.
             config: the recipe that it was trained by, which names the loss.
             test: the test images.
-            champion: `version` and `published`, for the champion.
+            more: other fields of the document, such as `version` and `published`, for the champion.
         """
         mnist = {name: getattr(self.mnist, name) for name in ("accuracy", "accuracy_95", "loss")} if self.mnist else {}
         return ModelEvaluation(
-            **champion,
+            **more,
             dataset=dataset,
             objective={
                 "loss": config.get("loss", "sparse_categorical_crossentropy"),
@@ -57,8 +62,11 @@ class Measured:
             },
             integrity=self.findings,
             **(vars(self.metrics) if self.metrics else {}),
+            **(vars(self.confidence) if self.confidence else {}),
             mnist=MnistMetrics(**mnist, is_test_set=test.is_mnist),
             parts=self.parts,
+            slices=self.slices,
+            changed=self.changed,
         )
 
 
@@ -90,7 +98,31 @@ def measure(model: keras.Model | None, findings: list[Finding], test: TestImages
     metrics = compute_metrics(probabilities, test.labels)
     mnist = metrics if test.is_mnist else compute_metrics(on_mnist, mnist_labels)
     correct = probabilities.argmax(axis=1) == test.labels
-    return Measured(findings, probabilities, metrics, mnist, test.parts(correct, mnist.accuracy))
+    return Measured(
+        findings,
+        probabilities,
+        metrics,
+        mnist,
+        test.parts(correct, mnist.accuracy),
+        confidence(probabilities, test.labels),
+        [_slice(name, correct[members]) for name, members in test.slices.items()],
+        list(_robustness(model, test)),
+    )
+
+
+def _slice(name: str, correct: npt.NDArray[np.bool_]) -> SliceMetrics:
+    return SliceMetrics(name, len(correct), float(correct.mean()) if len(correct) else None)
+
+
+def _robustness(model: keras.Model, test: TestImages) -> Iterator[SliceMetrics]:
+    """The accuracy after each change; None if the model gives no finite numbers then."""
+    labels = test.labels[test.changed_positions]
+    for name, images in test.changed.items():
+        probabilities = _probabilities(model, len(labels), images.__getitem__)
+        if unusable(probabilities):
+            yield SliceMetrics(name, len(labels))
+        else:
+            yield _slice(name, probabilities.argmax(axis=1) == labels)
 
 
 def _probabilities(model: keras.Model, count: int, images: Callable[[slice], Float32]) -> Float32:
@@ -98,15 +130,19 @@ def _probabilities(model: keras.Model, count: int, images: Callable[[slice], Flo
     return np.concatenate([np.asarray(model(chunk, training=False)) for chunk in chunks])
 
 
-def worst_mistakes(probabilities: Float32, labels: UInt8) -> list[Mistake]:
+def worst_mistakes(
+    probabilities: Float32, labels: UInt8, among: npt.NDArray[np.intp] | slice = slice(None)
+) -> list[Mistake]:
     """The test images that were mistaken with the highest probability, the worst first.
 
     Args:
         probabilities: float32 of shape (n, 10).
         labels: uint8 of shape (n,).
+        among: the positions to look at.
     """
     predicted, highest = probabilities.argmax(axis=1), probabilities.max(axis=1)
-    wrong = np.flatnonzero(predicted != labels)
+    wrong = np.arange(len(labels))[among]
+    wrong = wrong[predicted[wrong] != labels[wrong]]
     worst = wrong[np.argsort(-highest[wrong], kind="stable")][:MAX_MISTAKES]
     return [
         Mistake(index=i, label=int(labels[i]), predicted=int(predicted[i]), probability=float(highest[i]))

@@ -13,9 +13,14 @@ import numpy as np
 import numpy.typing as npt
 
 from mnist_tasks.data.dataset import Dataset, Float32, UInt8, test_set_digest
+from mnist_tasks.data.neighbours import evenly_spread
 from mnist_tasks.data.sources import BUILTIN, MNIST_DIGEST, MNIST_TEST_DIGEST, MNIST_TEST_IMAGES
 from mnist_tasks.documents import DatasetDescription, Evaluation, Part
+from mnist_tasks.evaluation.robustness import CHANGED_IMAGES, changed
+from mnist_tasks.evaluation.slices import slices
 from mnist_tasks.system.errors import InputError, is_transient
+
+GOLDEN_IMAGES = 100  # the first of the test set
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,26 @@ class TestImages:
             labels,
             own if own is not None and 0 <= own <= len(labels) else None,
         )
+
+    @property
+    def golden(self) -> UInt8:
+        """The images whose probabilities are recorded with a version, uint8 of shape (100, 28, 28)."""
+        return self.raw[:GOLDEN_IMAGES]
+
+    @cached_property
+    def slices(self) -> dict[str, npt.NDArray[np.bool_]]:
+        """Which images belong to each slice, bool of shape (n,)."""
+        return dict(slices(self.raw))
+
+    @cached_property
+    def changed_positions(self) -> npt.NDArray[np.intp]:
+        """The images that are changed, to see how robust a model is."""
+        return evenly_spread(len(self.labels), CHANGED_IMAGES)
+
+    @cached_property
+    def changed(self) -> dict[str, Float32]:
+        """These images after each change, float32 in [0, 1]."""
+        return dict(changed(self.raw[self.changed_positions]))
 
     @cached_property
     def begins_with_mnist(self) -> bool:

@@ -15,11 +15,11 @@ from PIL import Image
 
 from mnist_tasks.cli.main import main
 from mnist_tasks.data.dataset import Digits
-from mnist_tasks.gate_config import GateConfig
 from mnist_tasks.promote import promote
 from mnist_tasks.registry.model_directory import ModelDirectory
 from mnist_tasks.system.files import read_json
 from mnist_tasks.workspace import Workspace
+from tests.helpers import LENIENT
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -43,13 +43,13 @@ def command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.Capt
 @pytest.fixture
 def models(run: Path, workspace: Workspace) -> ModelDirectory:
     """Versions 1 and 2 with real models, from the runs `first` and `second`."""
-    promote(run, workspace.models, GateConfig(min_accuracy=0.5, max_loss=2))
+    promote(run, workspace.models, LENIENT)
     second = run.with_name("second")
     shutil.copytree(run, second)
     evaluation = read_json(second / "evaluation.json", "evaluate")
     evaluation["champion"] = {**evaluation["candidate"], "version": 1}
     (second / "evaluation.json").write_text(json.dumps(evaluation))
-    promote(second, workspace.models, GateConfig(min_accuracy=0.5, max_loss=2))
+    promote(second, workspace.models, LENIENT)
     return ModelDirectory(workspace.models)
 
 

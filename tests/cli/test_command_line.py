@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 
-from mnist_tasks.gate_config import GateConfig
 from mnist_tasks.promote import promote
 from mnist_tasks.registry.history import History
 from mnist_tasks.registry.model_directory import ModelDirectory
@@ -21,6 +20,7 @@ from mnist_tasks.registry.rollback import roll_back
 from mnist_tasks.system.disk_space import SPACE
 from mnist_tasks.workspace import Workspace
 from tests.cli.conftest import Command, process
+from tests.helpers import LENIENT
 
 COMMANDS = ("list", "show", "verify", "history", "rollback", "prune", "repair", "retire")
 EMPTY = ("models list", "models show champion", "models verify", "models history", "models prune --keep 3")
@@ -228,7 +228,7 @@ def test_a_rollback_that_cannot_be_is_refused(
 
 
 def test_a_rollback_needs_a_version_before(command: Command, run: Path, workspace: Workspace) -> None:
-    promote(run, workspace.models, GateConfig(min_accuracy=0.5, max_loss=2))
+    promote(run, workspace.models, LENIENT)
 
     status, _, errors = command("models", "rollback", "--reason", "x")
 

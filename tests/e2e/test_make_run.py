@@ -19,7 +19,7 @@ import pytest
 
 from mnist_tasks.registry.model_directory import ModelDirectory
 from mnist_tasks.workspace import PROJECT
-from tests.helpers import HANG_SECONDS, free_port
+from tests.helpers import ANYTHING, HANG_SECONDS, free_port
 
 RUN, UP = PROJECT / "scripts" / "run.py", PROJECT / "scripts" / "up.py"
 PROMOTED, REJECTED, FAILED = 0, 1, 2
@@ -203,7 +203,7 @@ def test_after_a_kill_the_services_end_and_the_next_run_cleans_up(home: Path) ->
         time.sleep(0.2)
     assert airflow_processes() == []
 
-    anything = ("min_accuracy=0.5", "max_regression=1", "max_digit_regression=1", "max_loss_increase=1")
+    anything = [f"{name}={value}" for name, value in ANYTHING.items()]
     status, output = finish(start(RUN, home, "epochs=1", *anything))
     assert status == PROMOTED, output
     assert "was interrupted; marking it as failed" in output
@@ -283,7 +283,7 @@ def rollback_in_the_ui(port: int, password: str, home: Path) -> None:
 
 def test_a_training_task_that_is_killed_is_retried_from_its_last_epoch(home: Path) -> None:
     before = ModelDirectory(home / "models").versions()
-    process = start(RUN, home, "epochs=30", "max_loss_increase=1")
+    process = start(RUN, home, "epochs=30", "max_loss_increase=1", "max_loss_slide=1", "max_calibration_increase=1")
     wait_for(process, "epoch 3/30")
     task = max(psutil.Process(process.pid).children(recursive=True), key=lambda child: child.memory_info().rss)
 

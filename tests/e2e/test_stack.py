@@ -45,7 +45,7 @@ TASKS = ("load", "normalize", "train", "evaluate", "promote")
 
 # Long enough to break something during the training. The seed, and therefore the weights, are always the same. A model
 # that is trained for so long is very sure of its mistakes, so the allowed loss is high.
-LONG = {"epochs": 80, "max_loss": 1, "max_loss_increase": 1}
+LONG = {"epochs": 80, "max_loss": 1, "max_loss_increase": 1, "max_loss_slide": 1, "max_calibration_increase": 1}
 
 pytestmark = pytest.mark.slow
 

@@ -167,7 +167,7 @@ def test_a_champion_that_does_not_reproduce_its_score_on_mnist_is_refused(
     then = json.loads((second / "evaluation.json").read_text())["champion"]["mnist"]["accuracy"]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mnist_tasks.evaluate.published_mnist_accuracy", lambda _: then + 0.0021)
+        patch.setattr("mnist_tasks.registry.opponents.published_mnist_accuracy", lambda _: then + 0.0021)
         evaluate(dataset, second, workspace.models)
         (problem,) = failures(second, "champion")
         patch.setattr("mnist_tasks.evaluate.library_versions", lambda: {"keras": "99"})

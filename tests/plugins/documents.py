@@ -40,6 +40,25 @@ def metrics(accuracy: float, integrity: bool = True) -> dict[str, Any]:
         ],
         "confusion": confusion,
         "mnist": {"is_test_set": True, "accuracy": right / IMAGES},
+        "brier": 0.035,
+        "calibration_error": 0.002,
+        "calibration": [{"images": IMAGES, "confidence": 0.98, "accuracy": right / IMAGES}],
+        "slices": [{"name": name, "support": 900, "accuracy": right / IMAGES} for name in ("thin strokes", "small")],
+        "changed": [{"name": name, "support": 2000, "accuracy": 0.96} for name in ("noisy", "faint")],
+        "training": {
+            "dataset": DIGEST,
+            "images": 60000,
+            "loss": 0.04,
+            "accuracy": 0.988,
+            "label_issues": 0.0005,
+        },
+        "cost": {
+            "megabytes": 1.2,
+            "parameters": 101770,
+            "seconds_for_one": 0.002,
+            "seconds_for_many": 0.008,
+            "many": 1000,
+        },
     }
 
 

@@ -19,6 +19,7 @@ from mnist_tasks.registry.model_directory import ModelDirectory
 from mnist_tasks.registry.rollback import roll_back
 from mnist_tasks.registry.version import Version
 from mnist_tasks.workspace import Workspace
+from tests.helpers import LENIENT
 
 Documents = dict[str, dict[str, Any]]
 
@@ -29,7 +30,7 @@ HOSTILE = 'a|b\n\n---\n# heading\n<script>alert("x")</script> ![i](http://h/i.pn
 @pytest.fixture
 def published(run: Path, workspace: Workspace) -> Version:
     """A real version, promoted from a real run."""
-    promote(run, workspace.models, GateConfig(min_accuracy=0.5, max_loss=2))
+    promote(run, workspace.models, LENIENT)
     return ModelDirectory(workspace.models).version("1")
 
 
@@ -155,7 +156,7 @@ def test_a_restored_version_is_marked(workspace: Workspace) -> None:
     evaluation = json.loads((second / "evaluation.json").read_text())
     evaluation["champion"] = {**copy.deepcopy(evaluation["candidate"]), "version": 1}
     (second / "evaluation.json").write_text(json.dumps(evaluation))
-    promote(second, workspace.models, GateConfig(min_accuracy=0.5, max_loss=2))
+    promote(second, workspace.models, LENIENT)
 
     restored = roll_back(models, reason="8s are\nmissed", published_by="ann", smoke_test=lambda _: None)
 
