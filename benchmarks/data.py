@@ -21,7 +21,15 @@ from mnist_tasks.data.dataset import Digits, UInt8
 from mnist_tasks.data.drift import jensen_shannon
 from mnist_tasks.data.image_files import prepare
 from mnist_tasks.data.leakage import NEAR_DISTANCE, distances_to
-from mnist_tasks.data.neighbours import TURNS, Reference, features
+from mnist_tasks.data.neighbours import (
+    REFERENCE_IMAGES,
+    TURNS,
+    Reference,
+    evenly_spread,
+    features,
+    in_batches,
+)
+from mnist_tasks.data.pooled import Labels, doubted_together
 from mnist_tasks.data.profile import LEVELS, Profile
 from mnist_tasks.data.sources import read_source
 from mnist_tasks.data.statistics import wilson_interval
@@ -130,6 +138,31 @@ def drift(mnist: Digits) -> None:
     print(f"of a single digit: {max(single):.4f} bits at most")
 
 
+def together(mnist: Digits) -> None:
+    """How soon a year of small batches with wrong labels is noticed, and how often a clean one is."""
+    chosen = evenly_spread(len(mnist.x_train), REFERENCE_IMAGES)
+    reference = Reference(features(mnist.x_train[chosen]), mnist.y_train[chosen])
+    digits, unanimous = reference.nearest(in_batches([features(mnist.x_test)]))
+    rng = np.random.default_rng(1)
+    for size, wrong in ((30, 0.0), (100, 0.0), (30, WRONG), (100, WRONG), (30, 0.03)):
+        days, left_out = [], []
+        for _ in range(TRIES):
+            batches = []
+            for day in range(365):
+                rows = rng.integers(len(digits), size=size)
+                labels = (mnist.y_test[rows] + (rng.random(size) < wrong) * rng.integers(1, 10, size)) % 10
+                batches.append(Labels(f"day-{day:03}", size, int((unanimous[rows] & (digits[rows] != labels)).sum())))
+            bound = DataRules().max_wrong_labels
+            noticed = (day for day in range(1, 366) if doubted_together(batches[:day], bound))
+            days.append(next(noticed, np.inf))
+            alone = {each.name for each in batches if wilson_interval(each.contradicted, each.images)[0] > bound}
+            left_out.append(len(alone | set(doubted_together(batches, bound))) / 365)
+        print(
+            f"{size} images a day, {wrong:.0%} of labels wrong: noticed after {np.median(days):.0f} days (median), "
+            f"{np.quantile(days, 0.99):.0f} (99 %); {np.mean(left_out):.2%} of batches left out"
+        )
+
+
 def histogram(images: UInt8) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
     counts = np.bincount((images >> 4).reshape(-1), minlength=LEVELS)
     shares: np.ndarray[tuple[int], np.dtype[np.float64]] = counts / counts.sum()
@@ -156,3 +189,4 @@ if __name__ == "__main__":
         ways_up(digits, Path(temporary))
         leakage(digits, Path(temporary))
     drift(digits)
+    together(digits)

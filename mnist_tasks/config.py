@@ -49,7 +49,8 @@ class DataRules(Parameters):
         ge=0,
         le=1,
         title="Allowed wrong labels",
-        description="Share of a batch's labels that may be contradicted by all nearest images of the source.",
+        description="Share of a batch's labels that may be contradicted by all nearest images of the source. Small "
+        "batches of one origin are judged together as well. Of a source, by its own nearest images.",
     )
     max_source_wrong_labels: float = Field(
         0.1,
@@ -87,6 +88,14 @@ class DataRules(Parameters):
         title="Allowed drift of the labels",
         description="L-infinity distance between the digits' shares of the training images and those of the champion's "
         "training images. The same for the test images.",
+    )
+    max_batch_drift: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        title="Allowed drift of a batch's labels",
+        description="How far a digit's share of a batch may lie beyond its share of the champion's training images. "
+        "Raise it to 1 for batches of a single digit.",
     )
     max_pixel_drift: float = Field(
         0.05,

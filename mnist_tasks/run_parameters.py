@@ -79,6 +79,7 @@ SECTIONS: Mapping[str, tuple[str, ...]] = {
         "max_duplicates",
         "min_digit_share",
         "max_label_drift",
+        "max_batch_drift",
         "max_pixel_drift",
     ),
 }

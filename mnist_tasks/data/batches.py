@@ -22,12 +22,13 @@ from mnist_tasks.data.inbox import Batch
 from mnist_tasks.data.known import Known
 from mnist_tasks.data.neighbours import Indices, Reference
 from mnist_tasks.data.pieces import Piece
+from mnist_tasks.data.pooled import Labels, doubted_together
 from mnist_tasks.data.profile import Profile
 from mnist_tasks.data.readers.common import check_link
 from mnist_tasks.data.sources import fetch, last_change, state
 from mnist_tasks.data.store import TICK, BatchStore
 from mnist_tasks.data.validation import LabelReference, failed_schema, log_checks, passed_schema, validate
-from mnist_tasks.documents import BatchReport, KnownBatch
+from mnist_tasks.documents import BatchReport, Check, KnownBatch
 from mnist_tasks.system.errors import InputError, is_transient
 from mnist_tasks.system.files import printable
 from mnist_tasks.system.task_log import best_effort
@@ -92,9 +93,11 @@ def check_batches(
     baseline = baseline or Baseline.of_source(source.profiles)
     known = Known(source)
     night = _Night(store, known, rules, _reference_of(source), baseline, fixed_test_images, work)
+    opened = [_open(batch, work / f"batch-{number:02}", night) for number, batch in enumerate(batches, 1)]
+    together = doubted_together((each.labels for each in opened if each.labels), rules.max_wrong_labels)
     checked = []
-    for number, batch in enumerate(batches, 1):
-        result = _check(batch, work / f"batch-{number:02}", night)
+    for each in opened:
+        result = _check(each, together.get(each.batch.name), night)
         checked.append(result)
         if result.accepted and result.piece:
             known.add(result.piece)
@@ -114,48 +117,91 @@ def _reference_of(source: Piece) -> LabelReference:
     return LabelReference(source.content, reference)
 
 
-def _check(batch: Batch, folder: Path, night: _Night) -> CheckedBatch:
-    """Read and check one batch. Whatever it holds, it stops only itself.
+@dataclass
+class _Opened:
+    """A batch that was looked up or read: its images, why it has none, or what an unexpected error was made of.
+
+    `before` is what is known of it, if it has not changed. `stamp` and `has_settled` say by what, and whether, it is
+    known again the next night. `labels` is None without images.
+    """
+
+    batch: Batch
+    folder: Path
+    found: Piece | InputError | CheckedBatch
+    before: KnownBatch | None = None
+    stamp: str | None = None
+    has_settled: bool = False
+    labels: Labels | None = None
+
+
+def _open(batch: Batch, folder: Path, night: _Night) -> _Opened:
+    """Look a batch up, or read it. Whatever it holds, it stops only itself.
 
     An error that may pass, such as a full disk or a share that is away, is raised: the task is tried again.
     """
-    before, content, stamp, started, has_settled = None, None, None, time.time(), False
+    opened, started = _Opened(batch, folder, InputError("not read")), time.time()
     try:
         if printable(batch.path) != str(batch.path):
             raise InputError(f"{printable(batch.path)} has a name that is not UTF-8; rename it")
         check_link(batch.path, batch.path.parent)
-        stamp = state(batch.path)
-        has_settled = last_change(batch.path) < started - TICK
-        before = night.store.look_up(batch, stamp)
-        if before and before.problem:
-            raise InputError(before.problem)
-        piece = night.store.piece(before.content) if before and before.content else None
+        opened.stamp = state(batch.path)
+        opened.has_settled = last_change(batch.path) < started - TICK
+        opened.before = night.store.look_up(batch, opened.stamp)
+        if opened.before and opened.before.problem:
+            raise InputError(opened.before.problem)
+        piece = night.store.piece(opened.before.content) if opened.before and opened.before.content else None
         if piece is None:
-            before = None
+            opened.before = None
             piece = _read(batch, folder, night.store)
-        content = piece.content
-        checked = _judge(batch, piece, folder.with_suffix(".png"), night, is_new=before is None)
-        problem = None
+        opened.found = piece
+        doubted = [
+            len(piece.contradicted(split, night.reference.content, night.reference.images)) for split in piece.profiles
+        ]
+        opened.labels = Labels(batch.name, sum(map(len, piece.profiles.values())), sum(doubted))
+    except InputError as error:
+        opened.found = error
+    except Exception as error:
+        if is_transient(error):
+            raise
+        opened.found = _unexpected(batch, error)
+    return opened
+
+
+def _check(opened: _Opened, together: Check | None, night: _Night) -> CheckedBatch:
+    """Judge a batch; `together` is the failed check of a series that it belongs to."""
+    batch, found = opened.batch, opened.found
+    if isinstance(found, CheckedBatch):
+        return found
+    is_new, problem = opened.before is None, None
+    try:
+        if isinstance(found, InputError):
+            raise found
+        checked = _judge(batch, found, opened.folder.with_suffix(".png"), night, together, is_new=is_new)
     except InputError as error:
         checked, problem = _unreadable(batch, str(error)), str(error)
         if isinstance(error.__cause__, (ImportError, OSError)):
             # A missing package or right says nothing about the batch: it is tried again.
-            has_settled = False
+            opened.has_settled = False
     except Exception as error:
         if is_transient(error):
             raise
-        log.exception("batch %s caused an unexpected error", batch.name)
-        message = (
-            f"{printable(batch.path)} cannot be read: {type(error).__name__}: {error}; fix or remove it, and report "
-            "this error, whose trace is in the log of the task load"
-        )
-        return _unreadable(batch, message)
-    if before is None:
+        return _unexpected(batch, error)
+    if is_new:
         log_checks(f"the checks of batch {batch.name}", checked.report.checks)
-    if stamp and has_settled:
-        found = KnownBatch(stamp=stamp, content=content, problem=problem, verdict=checked.report.verdict)
-        night.store.remember(batch, found)
+    if opened.stamp and opened.has_settled:
+        content = found.content if isinstance(found, Piece) else None
+        known = KnownBatch(stamp=opened.stamp, content=content, problem=problem, verdict=checked.report.verdict)
+        night.store.remember(batch, known)
     return checked
+
+
+def _unexpected(batch: Batch, error: Exception) -> CheckedBatch:
+    log.error("batch %s caused an unexpected error", batch.name, exc_info=error)
+    message = (
+        f"{printable(batch.path)} cannot be read: {type(error).__name__}: {error}; fix or remove it, and report "
+        "this error, whose trace is in the log of the task load"
+    )
+    return _unreadable(batch, message)
 
 
 def _read(batch: Batch, folder: Path, store: BatchStore) -> Piece:
@@ -169,7 +215,9 @@ def _read(batch: Batch, folder: Path, store: BatchStore) -> Piece:
     return store.keep(piece)
 
 
-def _judge(batch: Batch, piece: Piece, picture: Path, night: _Night, *, is_new: bool) -> CheckedBatch:
+def _judge(
+    batch: Batch, piece: Piece, picture: Path, night: _Night, together: Check | None, *, is_new: bool
+) -> CheckedBatch:
     """Apply the rules to a batch that was read, tonight or before."""
     verdicts = validate(
         piece,
@@ -180,8 +228,10 @@ def _judge(batch: Batch, piece: Piece, picture: Path, night: _Night, *, is_new: 
         fixed_test_images=night.fixed_test_images,
     )
     piece.write_measurements()
+    checks = [*verdicts.checks, *([together] if together else [])]
+    problems = [check.message for check in checks if check.verdict == "failed"]
     sizes = {split: len(profile) for split, profile in piece.profiles.items()}
-    verdict = "quarantined" if verdicts.problems else "merged"
+    verdict = "quarantined" if problems else "merged"
     # What was merged before is shown where it was new.
     shown = is_new or verdict != "merged" or night.store.last_verdict(batch) != verdict
     sheet = None
@@ -192,11 +242,11 @@ def _judge(batch: Batch, piece: Piece, picture: Path, night: _Night, *, is_new: 
     report = BatchReport(
         name=batch.name,
         verdict=verdict,
-        reason="; ".join(verdicts.problems),
+        reason="; ".join(problems),
         train_images=sizes.get("train", 0),
         test_images=sizes.get("test", 0),
         picture=sheet.name if sheet else None,
-        checks=[passed_schema(sizes), *verdicts.checks] if shown else [],
+        checks=[passed_schema(sizes), *checks] if shown else [],
     )
     return CheckedBatch(report, piece, sheet)
 

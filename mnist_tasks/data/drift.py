@@ -11,6 +11,7 @@ import numpy.typing as npt
 from mnist_tasks.config import DataRules
 from mnist_tasks.data.dataset import DIGITS, SPLITS, Split, split_name
 from mnist_tasks.data.profile import LEVELS, Profile
+from mnist_tasks.data.statistics import wilson_interval
 from mnist_tasks.documents import Check, DatasetDescription
 from mnist_tasks.gate_checks import SLACK, verdict_of
 
@@ -63,6 +64,30 @@ def label_drift(split: Split, counts: Sequence[int], baseline: Baseline | None, 
         + ("" if passed else "; if that is meant, raise max_label_drift")
     )
     return Check("max_label_drift", "L-infinity", split, value, bound, None, verdict_of(passed), message)
+
+
+def batch_drift(split: Split, counts: Sequence[int], baseline: Baseline | None, rules: DataRules) -> Check:
+    """Whether a batch by itself is mostly of one digit, however small it is against everything else.
+
+    What is compared with the bound is the lower end of the 95 % interval, so that chance does not judge a handful of
+    images.
+    """
+    bound = rules.max_batch_drift
+    expected = _shares(baseline.digit_counts[split], DIGITS) if baseline else None
+    if expected is None:
+        return Check("max_batch_drift", "share", split, None, bound, None, "skipped", NO_CHAMPION)
+    total = sum(counts)
+    excesses = [wilson_interval(count, total)[0] - share for count, share in zip(counts, expected, strict=True)]
+    digit = int(np.argmax(excesses))
+    value = float(excesses[digit])
+    passed = value <= bound + SLACK
+    message = (
+        f"{counts[digit]:,} of the batch's {total:,} {split_name(split)} images are of digit {digit}: with 95 % "
+        f"certainty {value:.4f} or more beyond its share of {expected[digit]:.4f}, "
+        f"{'within' if passed else 'more than'} the allowed {bound:.4f}"
+        + ("" if passed else "; add other digits, or, if that is meant, raise max_batch_drift")
+    )
+    return Check("max_batch_drift", "share", split, value, bound, None, verdict_of(passed), message)
 
 
 def pixel_drift(split: Split, histogram: npt.NDArray[np.int64], baseline: Baseline | None, rules: DataRules) -> Check:

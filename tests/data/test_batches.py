@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw
 from mnist_tasks.config import DataRules
 from mnist_tasks.data.dataset import Dataset, Digits, UInt8
 from mnist_tasks.data.inbox import QUIET_SECONDS, find_batches
+from mnist_tasks.data.neighbours import Reference, features
 from mnist_tasks.data.sources import MNIST_DIGEST
 from mnist_tasks.load import load
 from mnist_tasks.registry.model_directory import ModelDirectory
@@ -164,6 +165,83 @@ def test_clean_digits_pass(seed: int, mnist: Digits, tmp_path: Path) -> None:
     done(write_npz(tmp_path / "inbox" / "clean", mnist.x_train[order[:HELD_OUT]], mnist.y_train[order[:HELD_OUT]]))
 
     assert load(str(source), tmp_path / "datasets", inbox=tmp_path / "inbox").batches == 1
+
+
+def test_small_batches_with_few_wrong_labels_are_stopped_together(
+    base: Path, held_out: tuple[UInt8, UInt8], inbox: Path, tmp_path: Path
+) -> None:
+    """Each has 2 wrong labels of 30, which alone is within what chance explains."""
+    images, labels = held_out
+    known, known_labels = (np.load(base)[f"{axis}_train"] for axis in "xy")
+    reference = Reference(features(known), known_labels)
+    digits, unanimous = reference.nearest([features(images)])
+    clear = np.flatnonzero(unanimous & (digits == labels))
+    for number in range(6):
+        rows = clear[30 * number : 30 * (number + 1)]
+        wrong = labels[rows].copy()
+        wrong[:2] = (wrong[:2] + 1) % 10
+        done(write_npz(inbox / f"night-{number}", images[rows], wrong))
+    seen = {}
+    for nights in (1, 6):
+        rules = DataRules(max_wrong_labels=0.02 if nights == 6 else 0.4)
+        loaded = load(str(base), tmp_path / "datasets", inbox=inbox, rules=rules, run=tmp_path / str(nights))
+        seen[nights] = (loaded.batches, batches(tmp_path / str(nights)))
+
+    assert seen[1][0] == 6
+    stopped = {name for name, batch in seen[6][1].items() if batch["verdict"] == "quarantined"}
+    assert len(stopped) >= 3
+    assert seen[6][0] == 6 - len(stopped)
+    for name in stopped:
+        assert failed(seen[6][1][name]) == {"max_wrong_labels"}
+        assert "of the origin 'night' together are contradicted" in seen[6][1][name]["reason"]
+
+
+def test_a_batch_of_one_digit_is_stopped_by_itself(
+    base: Path, held_out: tuple[UInt8, UInt8], inbox: Path, tmp_path: Path
+) -> None:
+    images, labels = held_out
+    sevens = labels == 7
+    done(write_npz(inbox / "sevens", images[sevens][:60], labels[sevens][:60]))
+
+    assert load(str(base), tmp_path / "datasets", inbox=inbox, run=tmp_path / "run").batches == 0
+    batch = batches(tmp_path / "run")["sevens.npz"]
+    assert failed(batch) == {"max_batch_drift"}
+    assert "60 of the batch's 60 training images are of digit 7" in batch["reason"]
+    assert "raise max_batch_drift" in batch["reason"]
+    meant = DataRules(max_batch_drift=1)
+    assert load(str(base), tmp_path / "datasets", inbox=inbox, rules=meant).batches == 1
+
+
+@pytest.mark.parametrize("change", ["brighter by 1", "less ink"])
+def test_images_of_the_source_with_other_ink_are_duplicates(
+    change: str, base: Path, inbox: Path, tmp_path: Path
+) -> None:
+    images, labels = (np.load(base)[f"{axis}_train"][:500] for axis in "xy")
+    other = np.clip(images.astype(int) + 1, 0, 255) if change == "brighter by 1" else images * 0.95
+    done(write_npz(inbox / "copies", other.astype(np.uint8), labels))
+
+    assert load(str(base), tmp_path / "datasets", inbox=inbox, run=tmp_path / "run").batches == 0
+    assert failed(batches(tmp_path / "run")["copies.npz"]) == {"max_duplicates"}
+
+
+@pytest.mark.parametrize(("wrong", "passes"), [(0, True), (0.05, False)])
+def test_a_source_is_judged_by_its_own_nearest_images(
+    wrong: float, passes: bool, mnist: Digits, tmp_path: Path
+) -> None:
+    labels, random = mnist.y_train[:12_000].copy(), np.random.default_rng(0)
+    chosen = random.choice(len(labels), int(wrong * len(labels)), replace=False)
+    labels[chosen] = (labels[chosen] + random.integers(1, 10, len(chosen))) % 10
+    source = write_npz(tmp_path / "own", mnist.x_train[:12_000], labels)
+
+    if passes:
+        load(str(source), tmp_path / "datasets", run=tmp_path / "run")
+    else:
+        with pytest.raises(
+            InputError, match="are contradicted by all 5 nearest images of the source itself, more than"
+        ):
+            load(str(source), tmp_path / "datasets", run=tmp_path / "run")
+    checks = [check for check in report(tmp_path / "run")["checks"] if check["rule"] == "max_wrong_labels"]
+    assert [(check["slice"], check["verdict"]) for check in checks] == [("train", "passed" if passes else "failed")]
 
 
 def test_an_empty_inbox_changes_nothing(inbox: Path, tmp_path: Path) -> None:
