@@ -500,7 +500,7 @@ def test_a_figure_that_fails_costs_a_line_and_not_the_night(
     )
     assert not (run / path).exists()  # the figure of an earlier try is removed as well
     version = ModelDirectory(workspace.models).version("1")
-    assert (path in version.card(), version.card().count("![")) == (False, 3)
+    assert (path in version.card(), version.card().count("![")) == (False, 5)
     assert ModelDirectory(workspace.models).damage(version) == []
 
 

@@ -15,6 +15,10 @@ FIGURES = {
     "figures/confusion.png": "Test images by true and predicted digit",
     "figures/mistakes.png": "The test images mistaken with the highest probability",
     "figures/training.png": "Loss and accuracy of each epoch",
+    "figures/calibration.png": "How often the model is right where it is so sure",
+    "figures/lost.png": "Test images that only the champion gets right",
+    "figures/gained.png": "Test images that only the candidate gets right",
+    "figures/suspects.png": "Training images whose label is doubted most",
 }
 
 LOADING = """\

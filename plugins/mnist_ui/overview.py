@@ -42,6 +42,10 @@ FIGURES = {
     "mistakes.png": "The test images that were mistaken with the highest probability, each with its true and its "
     "predicted digit. The list below has the same in words.",
     "training.png": "Loss and accuracy of each epoch. The table of the epochs has the numbers.",
+    "calibration.png": "How often the model is right where it is so sure",
+    "lost.png": "Test images that only the champion gets right",
+    "gained.png": "Test images that only the candidate gets right",
+    "suspects.png": "Training images whose label is doubted most",
 }
 
 # What the task load draws of the data, in a folder of its own.
@@ -185,6 +189,9 @@ def _file_signature(path: str) -> tuple[int, int, int] | None:
     return status.st_mtime_ns, status.st_size, status.st_ino
 
 
+CLOSEST_CHECKS = 5
+
+
 @dataclass
 class Report:
     """Everything that the page about one candidate shows: the content of its folder, and the problems with it."""
@@ -206,6 +213,13 @@ class Report:
         return sorted(checks, key=lambda check: (check.verdict != "failed", check.rule == "integrity"))
 
     @property
+    def closest_checks(self) -> list[Check]:
+        """The passed checks that are closest to their bounds, relative to the room that the bound leaves."""
+        measured = [check for check in self.checks if check.verdict == "passed" and check.rule != "integrity"]
+        rooms = [(room, check) for check in measured if (room := _room(check)) is not None]
+        return [check for _, check in sorted(rooms, key=lambda pair: pair[0])[:CLOSEST_CHECKS]]
+
+    @property
     def models(self) -> dict[str, ModelEvaluation]:
         """The metrics of candidate and champion, without a model that could not be measured."""
         if self.evaluation is None:
@@ -219,6 +233,14 @@ class Report:
         measured = {name: metrics.mnist for name, metrics in self.models.items()}
         apart = any(mnist.is_test_set is False for mnist in measured.values())
         return {name: mnist.accuracy for name, mnist in measured.items()} if apart else {}
+
+
+def _room(check: Check) -> float | None:
+    """How far a value is from its bound: 1 if a share is perfect or a change is nothing."""
+    if check.value is None or check.bound is None:
+        return None
+    whole = 1 - check.bound if check.rule.startswith("min_") else abs(check.bound)
+    return abs(check.value - check.bound) / whole if whole else None
 
 
 def report(folder: Path, datasets: Path, training: str = "training.json") -> Report:

@@ -251,7 +251,7 @@ def test_the_model_tab_shows_the_decision_the_checks_and_every_figure(ui: Ui, fi
     frame = ui.model_tab(first_run)
 
     expect(frame.get_by_text("Promoted as")).to_be_visible()
-    expect(frame.get_by_role("region", name="Checks of the gate").get_by_text("min_accuracy").first).to_be_visible()
+    expect(frame.get_by_role("region", name="Checks closest to their bounds")).to_be_visible()
     images = frame.locator("img")
     expect(images).to_have_count(4)  # the gate's three figures, and the mean digits of the data
     for number in range(4):

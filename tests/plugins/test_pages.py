@@ -583,7 +583,47 @@ def test_after_a_rejected_first_run_there_is_still_no_model_and_the_run_says_why
     assert "no champion yet to compare with" in page.text
     assert "There is no champion." in page.text
     assert "failed min_accuracy accuracy overall 0.9500 0.9700 -" in page.text
-    assert "skipped max_regression accuracy overall - -0.0040 - no champion yet to compare with" in page.text
+    assert "skipped max_regression accuracy overall - -0.0060 - no champion yet to compare with" in page.text
+
+
+def test_checks_that_failed_come_first_then_the_closest_and_the_others_are_folded(
+    browser: Browser, home: Workspace, airflow: Airflow
+) -> None:
+    run_id = airflow.run(promote="skipped", evaluate="success")
+    promote(evaluated_run(home, run_id, accuracy=0.971), home.models, GateConfig(min_accuracy=0.98))
+
+    page = browser.get(f"/runs/mnist_training/{run_id}")
+
+    names = ("Failed checks", "Checks closest to their bounds", "Passed checks")
+    failed, closest, passed = (page.html.index(name) for name in names)
+    assert failed < closest < page.html.rindex("<details", 0, passed) < passed
+    assert "failed min_accuracy accuracy overall 0.9710 0.9800" in page.text
+
+
+def test_what_lies_beyond_accuracy_is_shown_for_both_models(
+    browser: Browser, home: Workspace, airflow: Airflow, promoted: str
+) -> None:
+    run_id = airflow.run(promote="success", evaluate="success")
+    run = evaluated_run(home, run_id, accuracy=0.985, champion=(1, 0.98))
+    document = json.loads((run / "evaluation.json").read_text())
+    document |= {
+        "suspects": 27,
+        "disagreements": {"only_candidate": 80, "only_champion": 30, "p_value": 0.0000019},
+        "reference": {**document["champion"], "version": 1, "champions_since": 3},
+    }
+    (run / "evaluation.json").write_text(json.dumps(document))
+    promote(run, home.models, GateConfig())
+
+    text = browser.get(f"/runs/mnist_training/{run_id}").text
+
+    assert promoted
+    assert "thin strokes 900 0.9850 0.9800" in text
+    assert "faint 2000 0.9600 0.9600" in text
+    assert "calibration error 0.0020 0.0020" in text
+    assert "80 images only the candidate gets right, 30 only the champion" in text
+    assert "p = 0.000: more than chance" in text
+    assert "The best of the last champions is version 1: accuracy 0.9800" in text
+    assert "The candidate is sure that 27 training images are other digits than their labels say" in text
 
 
 def test_a_run_on_which_nothing_has_changed_says_so(
@@ -637,7 +677,7 @@ def test_a_promoted_run_and_its_version_show_all_that_is_known(
     assert ("Promoted." if of_version else "Promoted as version 2 .") in text
     assert "accuracy 0.9850 0.9800" in text
     assert "champion (version 1)" in text
-    assert "a change of +0.0050, is within the allowed -0.0040" in text
+    assert "a change of +0.0050, is within the allowed -0.0060" in text
     assert "5 epochs in numbers" in text
     assert "1 0.3000 0.9000 0.7" in text
     assert "0 1000 0.9850 0.9850 0.9850 0.9800 0.9800 0.9800" in text

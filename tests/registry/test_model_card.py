@@ -114,7 +114,8 @@ def test_every_file_that_it_names_is_in_the_version(published: Version) -> None:
     card = published.card()
 
     figures = re.findall(r"^!\[.*\]\((.*)\)$", card, re.MULTILINE)
-    assert figures == list(FIGURES)
+    without_champion = ("figures/lost.png", "figures/gained.png")
+    assert figures == [name for name in FIGURES if name not in without_champion]
     for name in (*figures, *re.findall(r'load_model\("(.*?)"\)', card)):
         assert (published.folder / name).stat().st_size
 
