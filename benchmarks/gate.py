@@ -57,10 +57,14 @@ class Rates:
 
 @dataclass(frozen=True)
 class Ratchet:
-    """How far the champion slid where every candidate was a little worse than the last; medians over the years."""
+    """How far the champion slid where every candidate was a little worse than the last; medians over the years.
+
+    `before` counts the nights before; 0 if nothing was compared with a reference. `increase` is that of the champion's
+    loss in the end against the mean of the healthy models.
+    """
 
     loss_a_night: float
-    reference: bool
+    before: int
     last_promotion: float
     increase: float
 
@@ -163,24 +167,22 @@ def missed_at(curve: tuple[NDArray[Any], NDArray[Any]], rejected: float) -> floa
     return float(curve[1][curve[0] <= rejected].min(initial=1))
 
 
-def ratchet(healthy: Sequence[ModelEvaluation], drift: float, policy: GateConfig, reference: bool) -> Ratchet:
-    random = np.random.default_rng(SEED)
+def ratchet(healthy: Sequence[ModelEvaluation], drift: float, policy: GateConfig, before: int) -> Ratchet:
+    """Let every candidate be worse than the last, after so many nights without a drift; none: without a reference."""
+    random, usual = np.random.default_rng(SEED), statistics.mean(model.loss or 0.0 for model in healthy)
     ends = []
     for _ in range(RATCHET_YEARS):
-        champion, last, start = None, deque[ModelEvaluation](maxlen=policy.reference_versions), 0.0
-        last_night = 0
-        for night, number in enumerate(random.integers(len(healthy), size=RATCHET_NIGHTS), start=1):
-            candidate = drifted(healthy[number], night * drift)
-            best = min(last, key=lambda model: model.loss or 0.0, default=None) if reference else None
-            best = None if best is champion else best
-            if decide(candidate, champion, policy, best).approved:
+        champion, last, last_night = None, deque[ModelEvaluation](maxlen=policy.reference_versions), 0
+        numbers = random.integers(len(healthy), size=before + RATCHET_NIGHTS)
+        for night, number in enumerate(numbers, start=1 - before):
+            candidate = drifted(healthy[number], max(0, night) * drift)
+            best = min(last, key=lambda model: model.loss or 0.0, default=None) if before else None
+            if decide(candidate, champion, policy, None if best is champion else best).approved:
                 champion, last_night = candidate, night
-                start = start or candidate.loss or 0.0
                 last.append(candidate)
-        if champion:
-            ends.append((last_night, (champion.loss or 0.0) - start))
+        ends.append((last_night, (champion.loss or 0.0 if champion else usual) - usual))
     nights, increases = zip(*ends, strict=True)
-    return Ratchet(drift, reference, statistics.median(nights), statistics.median(increases))
+    return Ratchet(drift, before, statistics.median(nights), statistics.median(increases))
 
 
 def drifted(model: ModelEvaluation, more: float) -> ModelEvaluation:
@@ -222,10 +224,8 @@ def print_pool(pool: Pool) -> None:
 
 
 def print_rates(title: str, rates: Rates) -> None:
-    print(
-        f"\n{title}: {rates.false_rejections:.2%} of healthy candidates rejected; the champion's loss at the end of a "
-    )
-    print(f"year {rates.champion_loss:.4f}")
+    print(f"\n{title}: {rates.false_rejections:.2%} of healthy candidates rejected")
+    print(f"the champion's loss at the end of a year: {rates.champion_loss:.4f}")
     print(f"{'':<26}{'let through':>14}{'as the first model':>22}")
     for kind, share in rates.false_promotions.items():
         print(f"{kind:<26}{share:>14.2%}{rates.first[kind]:>22.1%}")
@@ -239,6 +239,10 @@ def print_curves(found: Mapping[str, Mapping[str, tuple[NDArray[Any], NDArray[An
         shares = [missed_at(found[kind][rule], FALSE_REJECTIONS) for kind in kinds]
         if min(shares) < 1:
             print(f"{rule:<28}" + "".join(f"{share:>19.1%}" for share in shares))
+
+
+def _history(before: int) -> str:
+    return f"with a reference, after {before} healthy nights" if before else "without a reference"
 
 
 def draw(found: Mapping[str, Mapping[str, tuple[NDArray[Any], NDArray[Any]]]], path: Path) -> None:
@@ -269,11 +273,11 @@ def main(path: Path | None, picture: Path | None) -> None:
     print_rates(f"{YEARS} years of {NIGHTS} nights with the defaults", rates)
     found = curves(matches, [kind for kind in pool if kind != HEALTHY])
     print_curves(found)
-    ratchets = [ratchet(pool[HEALTHY], drift, policy, best) for drift in DRIFTS for best in (False, True)]
+    ratchets = [ratchet(pool[HEALTHY], drift, policy, before) for drift in DRIFTS for before in (0, 1, 100)]
     print(f"\nEvery candidate worse than the last, {RATCHET_NIGHTS} nights; medians of {RATCHET_YEARS}")
     for each in ratchets:
         print(
-            f"loss +{each.loss_a_night:.5f} a night, {'with' if each.reference else 'without'} a reference: the last "
+            f"loss +{each.loss_a_night:.5f} a night, {_history(each.before)}: the last "
             f"promotion in night {each.last_promotion:.0f}, the champion's loss {each.increase:+.4f}"
         )
     if path:
