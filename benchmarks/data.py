@@ -16,11 +16,12 @@ from PIL import Image
 
 from benchmarks.machine import machine
 from mnist_tasks.config import DataRules
+from mnist_tasks.data.affine import affine
 from mnist_tasks.data.arrays import ArrayFile
 from mnist_tasks.data.dataset import Digits, UInt8
 from mnist_tasks.data.drift import jensen_shannon
 from mnist_tasks.data.image_files import prepare
-from mnist_tasks.data.leakage import NEAR_DISTANCE, distances_to
+from mnist_tasks.data.leakage import NEAR_DISTANCE, TURNED_DISTANCE, distances_if_turned, distances_to
 from mnist_tasks.data.neighbours import (
     REFERENCE_IMAGES,
     TURNS,
@@ -126,6 +127,16 @@ def leakage(mnist: Digits, folder: Path) -> None:
         found = (distances_to(profile(folder, copies, mnist.y_test[:COPIES]), test) < NEAR_DISTANCE).mean()
         drift = jensen_shannon(histogram(copies), histogram(mnist.x_train))
         print(f"{name}: {found:.1%} found; drift of the pixels {drift:.4f} bits")
+    usual = distances_if_turned(mnist.x_train[: 4 * COPIES], test) < TURNED_DISTANCE
+    ones = mnist.y_train[: 4 * COPIES] == 1
+    print(
+        f"as if turned or scaled: {usual.mean():.2%} of MNIST's training images, {usual[ones].mean():.1%} of the ones"
+    )
+    for degrees, scale in ((8, 1), (12, 1), (15, 1), (-10, 1), (0, 0.85), (0, 0.92), (7, 0.9)):
+        flat = originals.reshape(len(originals), -1).astype(np.float32) @ affine(degrees, scale)
+        copies = np.clip(np.rint(flat), 0, 255).astype(np.uint8).reshape(originals.shape)
+        found = (distances_if_turned(copies, test) < TURNED_DISTANCE).mean()
+        print(f"turned by {degrees} degrees, scaled to {scale:.0%}: {found:.1%} found")
 
 
 def drift(mnist: Digits) -> None:

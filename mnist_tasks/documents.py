@@ -225,12 +225,14 @@ class Contradicted(Document):
 class Measurements(Document):
     """`measurements.json` beside labelled images: what comparing them with other images gave, by split.
 
-    `source` compares with the other split of the source, `accepted` with that of the batches accepted before.
+    `source` compares with the other split of the source, `accepted` with that of the batches accepted before. `turned`
+    compares some of the images, turned and scaled, with the source's test images.
     """
 
     code: str
     source: dict[str, Nearest] = {}
     accepted: dict[str, Nearest] = {}
+    turned: dict[str, Nearest] = {}
     contradicted: dict[str, Contradicted] = {}
 
 

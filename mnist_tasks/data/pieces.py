@@ -20,8 +20,14 @@ import numpy as np
 
 from mnist_tasks.data.arrays import ArrayFile, write_array
 from mnist_tasks.data.dataset import SPLITS, Split, folder_digest
-from mnist_tasks.data.leakage import NEAR_DISTANCE, distances_to
-from mnist_tasks.data.neighbours import Indices, Reference, WayUp
+from mnist_tasks.data.leakage import (
+    NEAR_DISTANCE,
+    TURNED_DISTANCE,
+    TURNED_IMAGES,
+    distances_if_turned,
+    distances_to,
+)
+from mnist_tasks.data.neighbours import Indices, Reference, WayUp, evenly_spread
 from mnist_tasks.data.profile import Profile
 from mnist_tasks.documents import Contradicted, Document, Measurements, Nearest
 from mnist_tasks.system.errors import InputError, ModelError, is_transient
@@ -129,6 +135,25 @@ class Piece:
             near=np.flatnonzero(distances < NEAR_DISTANCE).tolist(),
         )
         self._remember("source" if source else "accepted", split, found)
+        return found
+
+    def turned(self, test: Piece) -> Nearest:
+        """How close some of the training images come to the test images of a piece if they are turned or scaled.
+
+        The positions are those in the sample, of `TURNED_IMAGES` at most.
+        """
+        name = hashlib.sha256(f"{test.content} turned\n".encode()).hexdigest()
+        found = self.measurements.turned.get("train")
+        if not found or found.others != name:
+            train = self.profiles["train"]
+            images = train.files[0].rows(evenly_spread(len(train), TURNED_IMAGES))
+            distances = distances_if_turned(images, test.profiles["test"])
+            found = Nearest(
+                others=name,
+                closest=max(0.0, float(distances.min())),
+                near=np.flatnonzero(distances < TURNED_DISTANCE).tolist(),
+            )
+            self._remember("turned", "train", found)
         return found
 
     def contradicted(self, split: Split, content: str, reference: Callable[[], Reference]) -> Indices:

@@ -5,12 +5,11 @@ A new change is a new line in `CHANGES`.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
-import numpy.typing as npt
 
+from mnist_tasks.data.affine import affine
 from mnist_tasks.data.dataset import IMAGE_SHAPE, Float32, UInt8, scaled
 
 CHANGED_IMAGES = 2000  # evenly spread over the test images
@@ -46,30 +45,12 @@ def _moved(images: Float32, distance: int) -> Float32:
     return moved
 
 
-def _rotation(degrees: float) -> npt.NDArray[np.float32]:
-    """A matrix that turns flat images around their centre, with bilinear interpolation; shape (784, 784)."""
-    side, _ = IMAGE_SHAPE
-    centre = (side - 1) / 2
-    cosine, sine = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
-    rows, columns = (places.reshape(-1) - centre for places in np.indices(IMAGE_SHAPE))
-    from_rows, from_columns = cosine * rows - sine * columns + centre, sine * rows + cosine * columns + centre
-    matrix = np.zeros((side * side, side * side), np.float32)
-    targets = np.arange(side * side)
-    for down in (0, 1):
-        for right in (0, 1):
-            row, column = np.floor(from_rows).astype(int) + down, np.floor(from_columns).astype(int) + right
-            weights = (1 - np.abs(from_rows - row)) * (1 - np.abs(from_columns - column))
-            inside = (row >= 0) & (row < side) & (column >= 0) & (column < side)
-            matrix[row[inside] * side + column[inside], targets[inside]] = weights[inside]
-    return matrix
-
-
 def _rotated(images: Float32) -> Float32:
     """One image clockwise, the next one anticlockwise."""
     rotated = np.empty_like(images)
     for first, degrees in enumerate((DEGREES, -DEGREES)):
         some = images[first::2]
-        rotated[first::2] = (some.reshape(len(some), -1) @ _rotation(degrees)).reshape(some.shape)
+        rotated[first::2] = (some.reshape(len(some), -1) @ affine(degrees)).reshape(some.shape)
     return rotated
 
 

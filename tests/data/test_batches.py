@@ -196,6 +196,26 @@ def test_small_batches_with_few_wrong_labels_are_stopped_together(
         assert "of the origin 'night' together are contradicted" in seen[6][1][name]["reason"]
 
 
+@pytest.mark.parametrize(("degrees", "scale"), [(8, 1.0), (-12, 1.0), (15, 1.0), (0, 0.85)])
+def test_test_images_that_were_turned_or_scaled_are_no_training_images(
+    degrees: float, scale: float, base: Path, mnist: Digits, inbox: Path, tmp_path: Path
+) -> None:
+    pictures = [Image.fromarray(image) for image in mnist.x_test[:300]]
+    side = round(28 * scale)
+    copies = np.zeros((300, 28, 28), np.uint8)
+    for copy, picture in zip(copies, pictures, strict=True):
+        start = (28 - side) // 2
+        copy[start : start + side, start : start + side] = np.asarray(
+            picture.resize((side, side), Image.Resampling.BICUBIC).rotate(degrees, Image.Resampling.BICUBIC)
+        )
+    done(write_npz(inbox / "leak", copies, mnist.y_test[:300]))
+
+    assert load(str(base), tmp_path / "datasets", inbox=inbox, run=tmp_path / "run").batches == 0
+    batch = batches(tmp_path / "run")["leak.npz"]
+    assert "leakage" in failed(batch)
+    assert "to a test image if they are turned or scaled" in batch["reason"]
+
+
 def test_a_batch_of_one_digit_is_stopped_by_itself(
     base: Path, held_out: tuple[UInt8, UInt8], inbox: Path, tmp_path: Path
 ) -> None:
