@@ -252,9 +252,7 @@ def draw(found: Mapping[str, Mapping[str, tuple[NDArray[Any], NDArray[Any]]]], p
         best = sorted(rules, key=lambda rule: np.trapezoid(1 - rules[rule][1], rules[rule][0]), reverse=True)[:4]
         for rule in best:
             rejected, missed = rules[rule]
-            axes.step(
-                100 * rejected, 100 * (1 - missed), where="post", label=rule.removeprefix("max_").removeprefix("min_")
-            )
+            axes.step(100 * rejected, 100 * (1 - missed), where="post", label=rule)
         axes.set_title(kind, fontsize=10)
         axes.set_xscale("symlog", linthresh=0.1)
         axes.set(xlim=(0, 100), ylim=(-2, 102))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 
 import numpy as np
 
 from mnist_tasks.data.dataset import IMAGE_SHAPE, Float32
 
 
+@cache
 def affine(degrees: float, scale: float = 1) -> Float32:
     """A matrix that turns and scales flat images, with bilinear interpolation; float32 of shape (784, 784).
 

@@ -29,7 +29,7 @@ NEAR_DISTANCE = 0.003
 # training images come closer to a test image than this, and 3 % of the ones; of test images turned by 8 to 15 degrees
 # 42 to 93 % do, of those scaled to 92 or 85 % 32 or 40 %, of those that are turned as well as scaled none.
 TURNED_DISTANCE, MAX_TURNED_SHARE = 0.008, 0.05
-TURNED_IMAGES = 200
+TURNED_SAMPLE = 100  # of the images that are looked at
 BACK = [(degrees, 1.0) for degrees in (-15, -10, -5, 5, 10, 15)] + [(0, scale) for scale in (0.9, 1.1, 1.18)]
 CHUNKS_PER_BLOCK = 5
 NAMED_IMAGES = 5  # in a message

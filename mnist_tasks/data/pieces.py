@@ -23,7 +23,7 @@ from mnist_tasks.data.dataset import SPLITS, Split, folder_digest
 from mnist_tasks.data.leakage import (
     NEAR_DISTANCE,
     TURNED_DISTANCE,
-    TURNED_IMAGES,
+    TURNED_SAMPLE,
     distances_if_turned,
     distances_to,
 )
@@ -140,13 +140,13 @@ class Piece:
     def turned(self, test: Piece) -> Nearest:
         """How close some of the training images come to the test images of a piece if they are turned or scaled.
 
-        The positions are those in the sample, of `TURNED_IMAGES` at most.
+        The positions are those in the sample, of `TURNED_SAMPLE` at most.
         """
         name = hashlib.sha256(f"{test.content} turned\n".encode()).hexdigest()
         found = self.measurements.turned.get("train")
         if not found or found.others != name:
             train = self.profiles["train"]
-            images = train.files[0].rows(evenly_spread(len(train), TURNED_IMAGES))
+            images = train.files[0].rows(evenly_spread(len(train), TURNED_SAMPLE))
             distances = distances_if_turned(images, test.profiles["test"])
             found = Nearest(
                 others=name,

@@ -37,7 +37,7 @@ from mnist_tasks.config import DataRules
 from mnist_tasks.data.dataset import DIGITS, SPLITS, Split, split_name
 from mnist_tasks.data.drift import Baseline, batch_drift, class_balance, label_drift, pixel_drift
 from mnist_tasks.data.known import Known
-from mnist_tasks.data.leakage import TURNED_IMAGES, leakage, none_of, positions, turned_leakage
+from mnist_tasks.data.leakage import TURNED_SAMPLE, leakage, none_of, positions, turned_leakage
 from mnist_tasks.data.neighbours import (
     NEIGHBOURS,
     Indices,
@@ -106,7 +106,7 @@ def validate(
         checks += _leakage(split, new, known)
     test = known.source or new
     if "train" in new.profiles and "test" in test.profiles:
-        checks.append(turned_leakage(new.turned(test), min(TURNED_IMAGES, len(new.profiles["train"]))))
+        checks.append(turned_leakage(new.turned(test), min(TURNED_SAMPLE, len(new.profiles["train"]))))
     doubted: dict[Split, Indices] = {}
     for split, images in new.profiles.items():
         if known.source:
