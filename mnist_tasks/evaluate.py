@@ -25,7 +25,7 @@ from mnist_tasks.documents import (
 )
 from mnist_tasks.evaluation.cost import cost
 from mnist_tasks.evaluation.drawing import draw_figures
-from mnist_tasks.evaluation.integrity import inspect
+from mnist_tasks.evaluation.integrity import Inspection, inspect
 from mnist_tasks.evaluation.measurement import MAX_MISTAKES, Measured, measure, table, worst_mistakes
 from mnist_tasks.evaluation.significance import disagreements
 from mnist_tasks.evaluation.suspects import SUSPECTS, images_of, write_suspects
@@ -104,15 +104,7 @@ def evaluate(
             directory, champion.number, test, libraries, pinned=reference, last=reference_versions
         )
     _log(candidate, champion, best)
-    of_candidate: dict[str, Any] = {}
-    suspects: list[Mistake] = []
-    if inspection.model and candidate.metrics:
-        probabilities, labels = probabilities_on(inspection.model, dataset)
-        suspects = write_suspects(run, dataset, probabilities, labels)
-        of_candidate = {
-            "training": training_fit(dataset.digest, probabilities, labels),
-            "cost": cost(inspection.model, run / MODEL, test.images),
-        }
+    of_candidate, suspects = _on_training_images(run, inspection, candidate, dataset, test)
     evaluation = Evaluation(
         dataset=dataset.digest,
         source=description.source,
@@ -129,13 +121,7 @@ def evaluate(
     if inspection.golden is not None and candidate.probabilities is not None:
         golden = inspection.golden
         write_atomically(run / GOLDEN, lambda path: np.savez(path, images=test.golden, probabilities=golden))
-        of_champion = champion.measured.probabilities if champion else None
-        evaluation = evaluation.model_copy(
-            update={
-                "mistakes": worst_mistakes(candidate.probabilities, test.labels),
-                "disagreements": disagreements(candidate.probabilities, of_champion, test.labels),
-            }
-        )
+        evaluation = _with_mistakes(evaluation, candidate, champion, test)
         shown = suspects[:MAX_MISTAKES]
         draw_figures(run / "figures", evaluation, history.root, test.raw, shown, images_of(dataset, shown))
     evaluation = evaluation.model_copy(update={"files": files | _digests(run, GOLDEN, "history.json", "figures")})
@@ -146,6 +132,34 @@ def evaluate(
         champion.number if champion else None,
         champion.measured.metrics.accuracy if champion and champion.measured.metrics else None,
     )
+
+
+def _on_training_images(
+    run: Path, inspection: Inspection, candidate: Measured, dataset: Dataset, test: TestImages
+) -> tuple[dict[str, Any], list[Mistake]]:
+    """What is measured of the candidate alone, by field of its document; and the training images that it doubts."""
+    if inspection.model is None or candidate.metrics is None:
+        return {}, []
+    probabilities, labels = probabilities_on(inspection.model, dataset)
+    fields = {
+        "training": training_fit(dataset.digest, probabilities, labels),
+        "cost": cost(inspection.model, run / MODEL, test.images),
+    }
+    return fields, write_suspects(run, dataset, probabilities, labels)
+
+
+def _with_mistakes(
+    evaluation: Evaluation, candidate: Measured, champion: Opponent | None, test: TestImages
+) -> Evaluation:
+    """The evaluation with the candidate's worst mistakes, and where it differs from the champion."""
+    ours, theirs = candidate.probabilities, champion.measured.probabilities if champion else None
+    if ours is None:
+        return evaluation
+    update = {
+        "mistakes": worst_mistakes(ours, test.labels),
+        "disagreements": disagreements(ours, theirs, test.labels),
+    }
+    return evaluation.model_copy(update=update)
 
 
 def _document(

@@ -22,8 +22,11 @@ def label_issues(probabilities: Float32, labels: UInt8) -> npt.NDArray[np.intp]:
         labels: uint8 of shape (n,).
 
     Returns:
-        Positions; the first has the lowest probability of its label against that of the likeliest other digit.
+        Positions; the first has the lowest probability of its label against that of the likeliest other digit. None if
+        a probability is not a number, because then no average is either.
     """
+    if not np.isfinite(probabilities).all():
+        return np.empty(0, np.intp)
     own = probabilities[np.arange(len(labels)), labels]
     # An image is confidently a digit if it is so more than the images with that label are on average.
     counts = np.bincount(labels, minlength=DIGITS)

@@ -65,6 +65,13 @@ def test_a_digit_that_no_image_has_is_nothing_to_doubt_for() -> None:
     assert label_issues(probabilities, np.array([0, 0, 1, 1], np.uint8)).size == 0  # nothing is labelled 9
 
 
+def test_probabilities_that_are_no_numbers_say_nothing() -> None:
+    probabilities, labels, _ = noisy(100, 20)
+    probabilities[3, 4] = np.nan
+
+    assert label_issues(probabilities, labels).size == 0
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("wrong", [0, 50, 1000])
 def test_they_are_those_of_the_authors_library(wrong: int, tmp_path_factory: pytest.TempPathFactory) -> None:
