@@ -37,6 +37,7 @@ def mnist_cleanup() -> None:
 
     - the working files of runs that are older than `MNIST_KEEP_RUNS` (90 days); their documents stay,
     - all but the newest `MNIST_KEEP_VERSIONS` versions (100), but never the champion, nor what a rollback would go to,
+      nor the reference that candidates are measured against,
     - datasets that no kept version or run has, and batches that neither a dataset nor the inbox has.
 
     The task's log and its return value say what was removed. With *dry run* nothing is.
@@ -52,6 +53,7 @@ def mnist_cleanup() -> None:
                 Workspace.from_environment(),
                 keep_runs=installation.value("MNIST_KEEP_RUNS"),
                 keep_versions=installation.value("MNIST_KEEP_VERSIONS"),
+                reference=installation.value("MNIST_PARAMS").get("reference"),
                 dry_run=CleanConfig(**params).dry_run,
             )
         )

@@ -62,6 +62,7 @@ def clean(
     *,
     keep_runs: timedelta | None = timedelta(days=90),
     keep_versions: int | None = 100,
+    reference: int | None = None,
     dry_run: bool = False,
 ) -> Cleaned:
     """Remove what is older than it has to be kept.
@@ -70,6 +71,7 @@ def clean(
         workspace: datasets, runs and models.
         keep_runs: how long the working files of a run are kept; None for ever. The last runs keep theirs.
         keep_versions: how many of the newest versions are kept, beside those that are needed; None for all.
+        reference: the version that a person has chosen to measure candidates against, which stays.
         dry_run: only say what would be removed.
 
     Raises:
@@ -81,7 +83,7 @@ def clean(
     version_bytes = 0
     if keep_versions is not None and workspace.models.is_dir():
         sizes = {version.number: _size(version.folder) for version in models.versions()}
-        pruned = prune(models, keep_versions, dry_run=dry_run)
+        pruned = prune(models, keep_versions, reference=reference, dry_run=dry_run)
         version_bytes = sum(sizes.get(number, 0) for number in pruned)
     datasets, batches, dataset_bytes = _clean_datasets(workspace, models, set(pruned), dry_run=dry_run)
     cleaned = Cleaned(len(runs), len(pruned), datasets, batches, run_bytes + version_bytes + dataset_bytes, dry_run)

@@ -31,6 +31,7 @@ from mnist_tasks.evaluation.significance import disagreements
 from mnist_tasks.evaluation.suspects import SUSPECTS, images_of, write_suspects
 from mnist_tasks.evaluation.test_images import TestImages
 from mnist_tasks.evaluation.training_fit import SAMPLED_IMAGES, probabilities_on, training_fit
+from mnist_tasks.gate_config import CHAMPIONS_FOR_REFERENCE
 from mnist_tasks.registry.model_directory import ModelDirectory
 from mnist_tasks.registry.opponents import Opponent, champion_tonight, reference_tonight
 from mnist_tasks.registry.version import EVALUATION, GOLDEN, MODEL, SAVED_MODEL
@@ -64,7 +65,12 @@ class Evaluated:
 
 @log_resources
 def evaluate(
-    dataset_folder: Path, run: Path, models: Path, *, reference: int | None = None, reference_versions: int = 100
+    dataset_folder: Path,
+    run: Path,
+    models: Path,
+    *,
+    reference: int | None = None,
+    reference_versions: int = CHAMPIONS_FOR_REFERENCE,
 ) -> Evaluated:
     """Inspect and measure the candidate, the champion and a reference; write `evaluation.json` and what people look at.
 

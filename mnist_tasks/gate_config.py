@@ -9,6 +9,8 @@ from pydantic import Field, WithJsonSchema, model_validator
 from mnist_tasks.system.errors import InputError
 from mnist_tasks.system.parameters import Parameters, one_of
 
+CHAMPIONS_FOR_REFERENCE = 100
+
 
 class GateConfig(Parameters):
     """What the gate asks of a candidate. Shares are fractions of the test images, in [0, 1]; losses are in nats."""
@@ -130,7 +132,7 @@ class GateConfig(Parameters):
         "the last champions since a person has last forced one.",
     )
     reference_versions: int = Field(
-        100,
+        CHAMPIONS_FOR_REFERENCE,
         ge=1,
         le=10_000,
         title="Champions for the reference",

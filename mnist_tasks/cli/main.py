@@ -136,6 +136,7 @@ def clean_up(
         Workspace.from_environment(),
         keep_runs=installation.value("MNIST_KEEP_RUNS"),
         keep_versions=installation.value("MNIST_KEEP_VERSIONS"),
+        reference=installation.value("MNIST_PARAMS").get("reference"),
         dry_run=dry_run,
     )
     answer(asdict(cleaned), [str(cleaned)], as_json)

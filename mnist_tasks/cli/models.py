@@ -10,6 +10,7 @@ from typing import Annotated, Any, Optional
 
 import typer
 
+from mnist_tasks import installation
 from mnist_tasks.cli.output import NO, YES, AsJson, answer, table, writing
 from mnist_tasks.documents import Metadata, ModelFigures
 from mnist_tasks.registry import repair as repairing
@@ -179,7 +180,7 @@ def prune(
     """Remove old versions; never the champion, the one before it, or what repair would fall back to."""
     models = _models()
     with writing(models):
-        removed = prune_versions(models, keep)
+        removed = prune_versions(models, keep, reference=installation.value("MNIST_PARAMS").get("reference"))
     answer(removed, [f"removed: {', '.join(map(str, removed)) or 'none'}"], as_json)
     return YES
 

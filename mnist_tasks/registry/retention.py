@@ -6,23 +6,27 @@ import shutil
 from collections.abc import Mapping
 
 from mnist_tasks.documents import HistoryEvent
+from mnist_tasks.gate_config import CHAMPIONS_FOR_REFERENCE
 from mnist_tasks.registry.history import ChampionHistory, now
 from mnist_tasks.registry.model_directory import ModelDirectory
+from mnist_tasks.registry.reference import best_first, last_champions
 from mnist_tasks.registry.version import CARD, DECISION, EVALUATION, METADATA, PRUNED, Version
 from mnist_tasks.system.errors import InputError
 from mnist_tasks.system.files import atomic_folder, explained_read_errors, fsync
 
 
-def prune(models: ModelDirectory, keep: int, *, dry_run: bool = False) -> list[int]:
+def prune(models: ModelDirectory, keep: int, *, reference: int | None = None, dry_run: bool = False) -> list[int]:
     """Remove all but the newest versions; the documents of a removed one stay in `pruned/`.
 
     These are never removed: the champion, the one before it, the version that a rollback would go back to, and the
     first whole version that a repair would fall back to if all versions with the champion's files were lost. After the
-    champion was retired, the same holds for the retired one.
+    champion was retired, the same holds for the retired one. The version that candidates are measured against stays as
+    well: the best of the last champions, and the one that a person has chosen.
 
     Args:
         models: the model directory.
         keep: how many of the newest to keep, at least 1.
+        reference: the version that a person has chosen to measure candidates against; None for no choice.
         dry_run: only say which would be removed.
 
     Returns:
@@ -41,12 +45,21 @@ def prune(models: ModelDirectory, keep: int, *, dry_run: bool = False) -> list[i
         # The same by the champion's own metadata, should the history have lost a line.
         if champion in versions:
             needed.add(versions[champion].metadata().replaces)
-        needed.add(_fallback(models, history, champion, versions))
+        needed |= {_fallback(models, history, champion, versions), reference, _best(models, history, champion)}
         removed = [version for version in list(versions.values())[:-keep] if version.number not in needed]
         recorded = {event.version for event in history.events if event.event == "pruned"}
         for version in [] if dry_run else removed:
             _remove(models, version, recorded=version.number in recorded)
         return [version.number for version in removed]
+
+
+def _best(models: ModelDirectory, history: ChampionHistory, champion: int | None) -> int | None:
+    """The best of the last champions; None if that is the champion itself, or there is none."""
+    if champion is None:
+        return None
+    chain = last_champions(history, champion, CHAMPIONS_FOR_REFERENCE)
+    best = next((version.number for version in best_first(models, chain)), None)
+    return None if best == history.original(champion) else best
 
 
 def _fallback(

@@ -11,6 +11,7 @@ from mnist_tasks.documents import HistoryEvent
 from mnist_tasks.registry.history import ChampionHistory
 from mnist_tasks.registry.model_directory import ModelDirectory
 from mnist_tasks.registry.reference import best_first, last_champions
+from mnist_tasks.registry.retention import prune
 from mnist_tasks.system.files import write_json
 from tests.helpers import publish, stand_in
 
@@ -75,3 +76,12 @@ def test_what_is_gone_or_damaged_or_has_no_loss_is_left_out(models: ModelDirecto
     write_json(path, document)
 
     assert [version.number for version in best_first(models, [7, 3, 2, 1])] == [3]
+
+
+def test_the_reference_is_never_pruned(models: ModelDirectory) -> None:
+    for number in (4, 5, 6):
+        publish(models, f"run{number}", number - 1)
+
+    assert prune(models, 1, reference=1) == [3, 4]  # 2 has the lowest loss, 5 was champion before
+
+    assert [version.number for version in models.versions()] == [1, 2, 5, 6]
