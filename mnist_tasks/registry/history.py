@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from datetime import datetime, timezone
+from functools import lru_cache
 from pathlib import Path
 
 from mnist_tasks.documents import HistoryEvent
@@ -214,6 +215,8 @@ def _line(event: HistoryEvent) -> str:
     return json.dumps(event.to_json_value()) + "\n"
 
 
+# Publishing reads the history several times, and a page at each request. A line never changes.
+@lru_cache(maxsize=1 << 16)
 def _event(line: bytes) -> HistoryEvent | None:
     """The event of a line, or None if the line is damaged."""
     try:
