@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import lru_cache
-from itertools import zip_longest
+from itertools import takewhile, zip_longest
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -291,7 +291,13 @@ def damage(models: ModelDirectory, version: Version) -> list[str]:
 
 def plain_file(path: Path, root: Path) -> bool:
     """Whether the path is a file, and not a link to one outside of `root`."""
-    return path.is_file() and path.resolve().is_relative_to(root.resolve())
+    if not path.is_file():
+        return False
+    # Resolving takes ten times as long, and there are thousands of files, of which none is a link.
+    steps = takewhile(lambda step: step != root, (path, *path.parents))
+    if path.is_relative_to(root) and not any(step.is_symlink() for step in steps):
+        return True
+    return path.resolve().is_relative_to(root.resolve())
 
 
 def _needed(path: Path, kind: type[T], problems: list[str]) -> T | None:
