@@ -82,8 +82,10 @@ class Reference:
     labels: UInt8
 
     @classmethod
-    def of(cls, images: ArrayFile, labels: UInt8) -> Reference:
-        chosen = evenly_spread(len(labels), REFERENCE_IMAGES)
+    def of(cls, images: ArrayFile, labels: UInt8, among: Indices | None = None) -> Reference:
+        """Choose images; `among` has the positions to choose from, if not all."""
+        positions = np.arange(len(labels)) if among is None else among
+        chosen = positions[evenly_spread(len(positions), REFERENCE_IMAGES)]
         parts = (images.rows(chosen[i : i + CHUNK]) for i in range(0, len(chosen), CHUNK))
         return cls(np.concatenate([features(part) for part in parts]), labels[chosen])
 

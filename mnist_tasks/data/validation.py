@@ -276,10 +276,12 @@ def _compared_with_mnist(split: Split, images: Profile, mnist: Reference, rules:
 def _compared_with_itself(split: Split, profiles: Mapping[Split, Profile], rules: DataRules) -> Check:
     """Of a source, by some of its images: whether their labels are those of the training images that look like them."""
     train, images = profiles["train"], profiles[split]
-    own = Reference.of(train.files[0], train.labels)
+    # Each image once: the copies of one agree with each other, whatever they show.
+    once = np.sort(np.unique(train.keys, return_index=True)[1])
+    own = Reference.of(train.files[0], train.labels, once)
     if split == "train":
         within = evenly_spread(len(own.labels), SAMPLED_IMAGES)
-        sample = evenly_spread(len(train), len(own.labels))[within]
+        sample = once[evenly_spread(len(once), len(own.labels))[within]]
         doubted = sample[own.contradicted_by_others(within)]
     else:
         sample = evenly_spread(len(images), SAMPLED_IMAGES)
