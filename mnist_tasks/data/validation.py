@@ -9,8 +9,8 @@ report names everything that is wrong. The bounds rest on measurements with MNIS
   not judge a handful of images: with 5 % wrong labels all batches of 1,000 are stopped, 9 in 10 of 300 and 5 to 6 in 10
   of 100; of clean ones 1 in 3,600.
   Batches that are too small to show it are judged together, see `pooled`. Of a source's own labels the same is asked,
-  each of a sample compared with the other images: of MNIST's 0.4 % are contradicted, with 2 % wrong labels 2.1 %, with
-  5 % 3.2 %.
+  each of a sample compared with the other images: of MNIST's 0.4 to 0.7 % are contradicted, with 2 % wrong labels
+  2.1 %, with 5 % 3.2 to 3.8 %.
 - `max_source_wrong_labels`: the same of a source's labels, with MNIST as the reference. Of MNIST's digits turned by 30
   degrees 5 % are contradicted, of the UCI's handwritten digits 4.5 %, of printed ones 4 %; of MNIST's with one label in
   ten wrong 10 %, of transposed, mirrored or turned ones 15 to 29 %, of noise 12 to 21 %.
