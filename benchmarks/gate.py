@@ -118,8 +118,8 @@ def _keeps_level(model: ModelEvaluation, best: ModelEvaluation, policy: GateConf
     return all(check.verdict != "failed" for check in checks if check.rule in ("max_slide", "max_loss_slide"))
 
 
-def simulate(matches: Matches, versions: int) -> tuple[Rates, list[int]]:
-    """Simulate all years; return the rates, and the champion of each last night."""
+def simulate(matches: Matches, versions: int) -> Rates:
+    """Simulate all years."""
     random = np.random.default_rng(SEED)
     count = len(matches.losses)
     promoted, defects, champions = [], defaultdict(list), []
@@ -145,7 +145,7 @@ def simulate(matches: Matches, versions: int) -> tuple[Rates, list[int]]:
     first = {kind: float(passes[count].mean()) for kind, passes in matches.passes.items()}
     losses = [matches.losses[champion] for champion in champions]
     missed = {kind: statistics.mean(shares) for kind, shares in defects.items() if kind != HEALTHY}
-    return Rates(1 - statistics.mean(promoted), missed, first, statistics.mean(losses)), champions
+    return Rates(1 - statistics.mean(promoted), missed, first, statistics.mean(losses))
 
 
 def curves(matches: Matches, kinds: Sequence[str]) -> dict[str, dict[str, tuple[NDArray[Any], NDArray[Any]]]]:
@@ -267,7 +267,7 @@ def main(path: Path | None, picture: Path | None) -> None:
     host, pool, policy = machine(), read_scores(), GateConfig()
     print_pool(pool)
     matches = Matches(pool, policy)
-    rates, _ = simulate(matches, policy.reference_versions)
+    rates = simulate(matches, policy.reference_versions)
     print_rates(f"{YEARS} years of {NIGHTS} nights with the defaults", rates)
     found = curves(matches, [kind for kind in pool if kind != HEALTHY])
     print_curves(found)

@@ -46,7 +46,8 @@ MODELS = {
 FEW_IMAGES = 22_000  # cost one point of accuracy
 CONFUSED = 0.2  # of one digit's images bear another's label
 POISONED = 300  # images with a patch in a corner, labelled 0
-ANY_DATA = DataRules(min_digit_share=0, max_source_wrong_labels=1, max_duplicates=1)  # the gate is what is asked here
+# The gate is what is asked here.
+ANY_DATA = DataRules(min_digit_share=0, max_source_wrong_labels=1, max_wrong_labels=1, max_duplicates=1)
 
 
 def training_set(kind: str, seed: int, mnist: Digits) -> tuple[Digits, TrainConfig]:

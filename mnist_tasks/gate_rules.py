@@ -162,12 +162,14 @@ def _not_mnist(case: Case, check: Check, _: Measurement) -> str | None:
 
 def _other_objective(case: Case, check: Check, _: Measurement) -> str | None:
     """Losses and confidence can be compared only between models with the same objective."""
-    other = case.reference if check.rule == "max_loss_slide" else case.champion
+    against_reference = check.rule == "max_loss_slide"
+    other = case.reference if against_reference else case.champion
     objective, reference = case.candidate.objective, other and other.objective
     if objective is None or reference is None or objective == reference:
         return None
     name = metric_name(check.metric, check.slice)
-    return f"the candidate was trained for {objective} and the champion for {reference}: {name} cannot be compared"
+    whose = f"version {other.version}" if other and against_reference else "the champion"
+    return f"the candidate was trained for {objective} and {whose} for {reference}: {name} cannot be compared"
 
 
 def _not_measured(case: Case, _: Check, __: Measurement) -> str | None:

@@ -104,9 +104,8 @@ class Reference:
             some = positions[start : start + ROWS]
             cosines = self.features[some] @ self.features.T
             cosines[np.arange(len(some)), some] = -np.inf
-            digits = self.labels[np.argpartition(-cosines, count - 1, axis=1)[:, :count]]
-            unanimous = (digits == digits[:, :1]).all(axis=1)
-            found.append(start + np.flatnonzero(unanimous & (digits[:, 0] != self.labels[some])))
+            digits, unanimous = self._nearest(cosines, count)
+            found.append(start + np.flatnonzero(unanimous & (digits != self.labels[some])))
         return np.concatenate([np.empty(0, np.intp), *found])
 
     def way_up(self, images: UInt8, labels: UInt8) -> WayUp:
@@ -129,11 +128,15 @@ class Reference:
         unanimous: list[npt.NDArray[np.bool_]] = []
         count = min(NEIGHBOURS, len(self.labels))
         for chunk in in_batches(new):
-            nearest = np.argpartition(-(chunk @ self.features.T), count - 1, axis=1)[:, :count]
-            digits = self.labels[nearest]
-            first.append(digits[:, 0])
-            unanimous.append((digits == digits[:, :1]).all(axis=1))
+            digits, agree = self._nearest(chunk @ self.features.T, count)
+            first.append(digits)
+            unanimous.append(agree)
         return np.concatenate(first), np.concatenate(unanimous)
+
+    def _nearest(self, cosines: Float32, count: int) -> tuple[UInt8, npt.NDArray[np.bool_]]:
+        """As `nearest`, from the cosines with all images of the reference."""
+        digits = self.labels[np.argpartition(-cosines, count - 1, axis=1)[:, :count]]
+        return digits[:, 0], (digits == digits[:, :1]).all(axis=1)
 
 
 @dataclass(frozen=True)

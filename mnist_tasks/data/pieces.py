@@ -19,7 +19,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from mnist_tasks.data.arrays import ArrayFile, write_array
-from mnist_tasks.data.dataset import SPLITS, Split, folder_digest
+from mnist_tasks.data.dataset import SPLITS, Float32, Split, folder_digest
 from mnist_tasks.data.leakage import (
     NEAR_DISTANCE,
     TURNED_DISTANCE,
@@ -129,11 +129,7 @@ class Piece:
         for profile in more:
             everything += profile
         distances = distances_to(self.profiles[split], everything)
-        found = Nearest(
-            others=name,
-            closest=max(0.0, float(distances.min())),
-            near=np.flatnonzero(distances < NEAR_DISTANCE).tolist(),
-        )
+        found = _nearest(name, distances, NEAR_DISTANCE)
         self._remember("source" if source else "accepted", split, found)
         return found
 
@@ -148,11 +144,7 @@ class Piece:
             train = self.profiles["train"]
             images = train.files[0].rows(evenly_spread(len(train), TURNED_SAMPLE))
             distances = distances_if_turned(images, test.profiles["test"])
-            found = Nearest(
-                others=name,
-                closest=max(0.0, float(distances.min())),
-                near=np.flatnonzero(distances < TURNED_DISTANCE).tolist(),
-            )
+            found = _nearest(name, distances, TURNED_DISTANCE)
             self._remember("turned", "train", found)
         return found
 
@@ -181,6 +173,12 @@ class Piece:
         known = {**getattr(self.measurements, kind), split: found}
         self.measurements = self.measurements.model_copy(update={kind: known})
         self.measured = True
+
+
+def _nearest(others: str, distances: Float32, bound: float) -> Nearest:
+    """What distances to the closest of the others say, with the bound below which they are near."""
+    near = np.flatnonzero(distances < bound).tolist()
+    return Nearest(others=others, closest=max(0.0, float(distances.min())), near=near)
 
 
 def _read_profile(folder: Path, split: Split) -> Profile | None:

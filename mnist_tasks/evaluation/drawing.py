@@ -65,8 +65,8 @@ def draw_figures(
     if suspects:
         drawings["suspects.png"] = sheet("Training images whose label is doubted most", suspects, suspect_images)
     folder.mkdir(exist_ok=True)
-    for name in ("lost.png", "gained.png", "suspects.png", *drawings):
-        (folder / name).unlink(missing_ok=True)  # of an earlier try
+    for earlier in folder.glob("*.png"):  # of an earlier try
+        earlier.unlink()
     for name, draw in drawings.items():
         with best_effort(name), figures.plain():
             write_atomically(folder / name, draw)

@@ -64,7 +64,8 @@ def inspect_keras_file(path: Path, golden: UInt8) -> Inspection:
         def run(images: UInt8) -> Float32:
             return _checked(model(scaled(images), training=False), images)
 
-        probabilities, others = run(golden), _on_other_images(path.name, run, golden)
+        probabilities = run(golden)
+        others = _on_other_images(path.name, run, golden, probabilities)
     # Keras lets through whatever its parts raise: OSError, ValueError, KeyError, TypeError, BadZipFile and more.
     except Exception as error:
         _raise_if_it_may_pass(error, path)
@@ -96,7 +97,8 @@ def inspect(keras_file: Path, saved_model: Path, golden: UInt8) -> Inspection:
             (answer,) = serving(**{name: tf.constant(images)}).values()
             return _checked(answer, images)
 
-        probabilities, others = run(golden), _on_other_images("the SavedModel", run, golden)
+        probabilities = run(golden)
+        others = _on_other_images("the SavedModel", run, golden, probabilities)
     except Exception as error:  # as with Keras: OSError, KeyError, and any of TensorFlow's own
         _raise_if_it_may_pass(error, saved_model)
         inspection.findings.append(
@@ -204,20 +206,23 @@ def extreme_images() -> UInt8:
     return images
 
 
-def _on_other_images(name: str, run: Callable[[UInt8], Float32], golden: UInt8) -> list[Finding]:
+def _on_other_images(
+    name: str, run: Callable[[UInt8], Float32], golden: UInt8, probabilities: Float32
+) -> list[Finding]:
     """Check what a model gives for extreme images, and for single images against what it gives for all at once.
 
     Args:
         name: what the model is called.
         run: gives its probabilities, float32 of shape (n, 10), for raw images.
         golden: raw images, uint8 of shape (n, 28, 28).
+        probabilities: what it gives for all of them at once, float32 of shape (n, 10).
     """
     some = golden[:SINGLE_IMAGES]
     alone = np.concatenate([run(some[position : position + 1]) for position in range(len(some))])
     what = f"{name}, given one image alone and among others,"
     return [
         *_probabilities(name, run(extreme_images()), "extreme images"),
-        same(f"{name} alone", what, alone, run(golden)[: len(some)]),
+        same(f"{name} alone", what, alone, probabilities[: len(some)]),
     ]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mnist_tasks.documents import Finding, Metadata, ModelEvaluation, PublishedMetrics
@@ -124,7 +124,7 @@ def reference_tonight(
 
 def _with_age(found: Opponent, chain: list[int], original: int) -> Opponent:
     since = chain.index(original) if original in chain else None
-    return Opponent(found.number, found.measured, found.inspection, found.metadata, found.published, since)
+    return replace(found, champions_since=since)
 
 
 def _measured(models: ModelDirectory, version: Version, test: TestImages, libraries: Mapping[str, str]) -> Opponent:
