@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from filelock import FileLock
 
-from mnist_tasks.data.arrays import write_array
-from mnist_tasks.data.dataset import SPLITS, Dataset, Split, scaled
-from mnist_tasks.system.files import write_atomically
+from mnist_tasks.data.arrays import written
+from mnist_tasks.data.dataset import SPLITS, Dataset, RawImages, Split, UInt8, scaled
+from mnist_tasks.system.files import atomic_file
 from mnist_tasks.system.task_log import log_resources
 
 log = logging.getLogger(__name__)
@@ -39,11 +42,10 @@ def normalize(dataset_folder: Path) -> Normalized:
     log.info("reading the raw images in %s", dataset_folder)
     dataset = Dataset(dataset_folder)
     dataset.description()
-    missing = dataset.not_normalized(*SPLITS)
-    if missing:
+    missing = [split for split in SPLITS if not dataset.normalized_path(split).exists()]
+    if missing or (missing := dataset.not_normalized(*SPLITS)):
         with FileLock(dataset_folder.parent / ".lock"):
-            for split in missing:
-                _write_split(dataset, split)
+            _write(dataset, missing)
             _remove_others(dataset)
     log.info("%s float32 images in [0, 1] in %s", "wrote" if missing else "content verified, reusing", dataset_folder)
     return Normalized(dataset.digest, reused=not missing)
@@ -64,9 +66,23 @@ def _remove_others(dataset: Dataset) -> None:
             log.info("removed %s, which is written again when it is needed", path)
 
 
-def _write_split(dataset: Dataset, split: Split) -> None:
-    pixels = dataset.files(f"x_{split}")
-    path = dataset.normalized_path(split)
-    if path.exists():
-        log.warning("%s no longer holds the dataset's images; writing it again", path)
-    write_atomically(path, lambda temporary: write_array(temporary, pixels.shape, map(scaled, pixels.chunks())))
+def _write(dataset: Dataset, splits: Sequence[Split]) -> None:
+    """Write the normalized images of some splits while the raw ones are verified; so they are read only once.
+
+    The others are verified as well, and written if they are damaged.
+    """
+    with ExitStack() as stack:
+        readers = {}
+        for split in splits:
+            path = dataset.normalized_path(split)
+            if path.exists():
+                log.warning("%s no longer holds the dataset's images; writing it again", path)
+            temporary = stack.enter_context(atomic_file(path, durable=False))
+            readers[split] = partial(_written, temporary)
+        damaged = dataset.not_normalized(*(split for split in SPLITS if split not in splits), readers=readers)
+    if damaged:
+        _write(dataset, damaged)
+
+
+def _written(path: Path, raw: RawImages) -> Iterator[UInt8]:
+    return written(path, raw.shape, raw.chunks(), scaled)

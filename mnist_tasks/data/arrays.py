@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -206,10 +206,23 @@ def write_array(path: Path, shape: tuple[int, ...], chunks: Iterable[npt.NDArray
 
     Unlike with `numpy.save` and `tofile`, an error while writing is the system's own: "No space left on device".
     """
+    for _ in written(path, shape, chunks):
+        pass
+
+
+def written(
+    path: Path,
+    shape: tuple[int, ...],
+    chunks: Iterable[npt.NDArray[Any]],
+    change: Callable[[npt.NDArray[Any]], npt.NDArray[Any]] = lambda chunk: chunk,
+) -> Iterator[npt.NDArray[Any]]:
+    """Write what `change` makes of each chunk, as `write_array` does, while the chunks pass through."""
     with path.open("wb") as file:
         for index, chunk in enumerate(chunks):
+            rows = change(chunk)
             if not index:
-                description = np.lib.format.dtype_to_descr(chunk.dtype)
+                description = np.lib.format.dtype_to_descr(rows.dtype)
                 header = {"descr": description, "fortran_order": False, "shape": shape}
                 np.lib.format.write_array_header_1_0(file, header)
-            file.write(chunk.data)
+            file.write(rows.data)
+            yield chunk

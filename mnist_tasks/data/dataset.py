@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
@@ -27,6 +28,8 @@ SPLITS: tuple[Split, ...] = ("train", "test")
 
 UInt8 = npt.NDArray[np.uint8]
 Float32 = npt.NDArray[np.float32]
+RawImages = ArrayFile | JoinedArrays
+Reader = Callable[[RawImages], Iterator[UInt8]]
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,7 @@ def folder_digest(folder: Path) -> str:
     return _digest_of({name: ArrayFile.open(path) for name, path in paths.items() if path.exists()})
 
 
-def _digest_of(files: Mapping[str, ArrayFile | JoinedArrays]) -> str:
+def _digest_of(files: Mapping[str, RawImages]) -> str:
     return content_digest({name: (file.shape, file.chunks()) for name, file in files.items()})
 
 
@@ -117,6 +120,7 @@ class Dataset:
 
     folder: Path
     described: DatasetDescription | None = None  # while it is not written yet
+    _orders: dict[str, npt.NDArray[np.intp]] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def digest(self) -> str:
@@ -133,7 +137,7 @@ class Dataset:
         except ModelError as error:
             raise InputError(f"{self.folder} is not a dataset: {error}") from error
 
-    def files(self, name: str) -> ArrayFile | JoinedArrays:
+    def files(self, name: str) -> RawImages:
         """One of the arrays `x_train`, `y_train`, `x_test`, `y_test`, to be read in pieces.
 
         Raises:
@@ -142,13 +146,21 @@ class Dataset:
         first, batches = self._parts(name)
         if not batches:
             return ArrayFile.open(first)
-        keys, labels = (
-            np.concatenate([ArrayFile.open(folder / f"{part}_{name[2:]}.npy").all() for folder in batches])
-            for part in ("keys", "y")
-        )
         others = tuple(ArrayFile.open(folder / f"{name}.npy") for folder in batches)
-        # So that the digest depends neither on the form in which a batch came nor on its name.
-        return JoinedArrays(ArrayFile.open(first), others, np.lexsort((labels, keys)))
+        return JoinedArrays(ArrayFile.open(first), others, self._order(name[2:], batches))
+
+    def _order(self, split: str, batches: Sequence[Path]) -> npt.NDArray[np.intp]:
+        """The order of the batches' images by key and label.
+
+        So the digest depends neither on the form in which a batch came nor on its name.
+        """
+        if split not in self._orders:
+            keys, labels = (
+                np.concatenate([ArrayFile.open(folder / f"{part}_{split}.npy").all() for folder in batches])
+                for part in ("keys", "y")
+            )
+            self._orders[split] = np.lexsort((labels, keys))
+        return self._orders[split]
 
     def _parts(self, name: str) -> tuple[Path, list[Path]]:
         """The file with the source's images or labels, and the folders of the batches that add some."""
@@ -204,8 +216,14 @@ class Dataset:
                 "again"
             )
 
-    def not_normalized(self, *splits: Split) -> list[Split]:
-        """The splits whose normalized images are missing, or differ from the raw images divided by 255.
+    def not_normalized(self, *splits: Split, readers: Mapping[Split, Reader] = MappingProxyType({})) -> list[Split]:
+        """Those of the splits whose normalized images are missing, or differ from the raw images divided by 255.
+
+        All raw arrays are read, once.
+
+        Args:
+            splits: to compare.
+            readers: what yields the raw images of a split as they are read.
 
         Raises:
             InputError: if the raw arrays do not have the digest that the folder is named after.
@@ -216,6 +234,9 @@ class Dataset:
         for split in splits:
             raw = files[f"x_{split}"]
             arrays[f"x_{split}"] = raw.shape, self._compared(split, raw, wrong)
+        for split, reader in readers.items():
+            raw = files[f"x_{split}"]
+            arrays[f"x_{split}"] = raw.shape, reader(raw)
         if (digest := content_digest(arrays)) != self.digest:
             raise InputError(
                 f"{self.folder} no longer has the content that it is named after: its digest is {digest}; clear the "
@@ -223,7 +244,7 @@ class Dataset:
             )
         return wrong
 
-    def _compared(self, split: Split, raw: ArrayFile | JoinedArrays, wrong: list[Split]) -> Iterator[UInt8]:
+    def _compared(self, split: Split, raw: RawImages, wrong: list[Split]) -> Iterator[UInt8]:
         """The raw images of a split. The split is added to `wrong` if its normalized images differ."""
         try:
             images = ArrayFile.open(self.normalized_path(split), "normalize")

@@ -71,19 +71,33 @@ def fsync_descriptor(descriptor: int) -> None:
     os.fsync(descriptor)
 
 
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """Have `write` fill a file beside `path`, with the same suffix, then move it to `path` in one step."""
+@contextmanager
+def atomic_file(path: Path, *, durable: bool = True) -> Iterator[Path]:
+    """A place beside `path`, with the same suffix. The file there becomes `path` when the block ends without an error.
+
+    Args:
+        path: where the file ends up, in one step.
+        durable: wait until it is on the disk. A file that is verified before use, and can be made again, need not be.
+    """
     temporary = path.with_name(f".{os.getpid()}-{path.name}")
     try:
         with explained_disk_errors(path):
-            write(temporary)
-            fsync(temporary)
+            yield temporary
+            if durable:
+                fsync(temporary)
             temporary.replace(path)
     except BaseException:
         with suppress(OSError):  # the disk may no longer be writable; the first error is the one that matters
             temporary.unlink(missing_ok=True)
         raise
-    fsync(path.parent)
+    if durable:
+        fsync(path.parent)
+
+
+def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+    """Have `write` fill a file beside `path`, with the same suffix, then move it to `path` in one step."""
+    with atomic_file(path) as temporary:
+        write(temporary)
 
 
 def to_json(value: Any) -> str:
