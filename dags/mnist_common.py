@@ -1,20 +1,24 @@
-"""What the DAGs share: the model as an asset, the link to its page, the trigger form, errors that no retry can fix."""
+"""What the DAGs share: the model as an asset, the link to its page, the trigger form, what a failed task says."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import logging
+import sys
+from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import quote, urlsplit
 
-from airflow.sdk import Asset, BaseOperatorLink, Param
+from airflow.sdk import Asset, BaseOperatorLink, Param, get_current_context
 from airflow.sdk.configuration import conf
-from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException, AirflowTaskTimeout
 
 from mnist_tasks.run_parameters import RunConfig
 from mnist_tasks.system.disk_space import DiskError, explained_disk_errors
 from mnist_tasks.system.errors import TaskError, is_transient
 from mnist_tasks.workspace import Workspace
+
+log = logging.getLogger(__name__)
 
 # What Airflow fills in when a task runs: another task's return value, and a value from its context by name.
 XCom = Any
@@ -43,7 +47,11 @@ def model_page(dag_id: str, run_id: str) -> str:
     return f"{root}/dags/{quote(dag_id)}/runs/{quote(run_id)}/plugin/mnist-run"
 
 
-class Rejected(AirflowFailException):
+class ExplainedFailure(AirflowFailException):
+    """A failure whose message says everything: no retry, and no traceback in the log."""
+
+
+class Rejected(ExplainedFailure):
     """The candidate was rejected, and on_rejection=fail makes that a failure of the run."""
 
 
@@ -102,11 +110,63 @@ def skip_as_before(handed_on: XCom, run_id: str) -> None:
 
 @contextmanager
 def no_retry_for_bad_input() -> Iterator[None]:
-    """Fail the task in the block at once if a retry would fail in the same way; name a full disk."""
+    """Fail the task in the block at once if a retry would fail in the same way; name a full disk.
+
+    Whatever fails it is handed on as the XCom `failure` for the run's page, and comes first in the log.
+    """
     try:
         with explained_disk_errors(Workspace.from_environment().root, below=True):
             yield
-    except (TaskError, DiskError) as error:
-        if is_transient(error):
-            raise
-        raise AirflowFailException(str(error)) from error
+    except AirflowTaskTimeout:
+        hand_on_failure("it took longer than its time limit, execution_timeout, and was stopped")
+        raise
+    except AirflowSkipException:
+        raise
+    except Rejected:
+        leave_out_traceback()
+        raise
+    except Exception as error:
+        explained = isinstance(error, TaskError | DiskError)
+        message = str(error) if explained else f"{type(error).__name__}: {error}"
+        hand_on_failure(message)
+        if explained and not is_transient(error):
+            leave_out_traceback()
+            raise ExplainedFailure(message) from error
+        log.error("%s", message)
+        raise
+
+
+FAILURE = "failure"  # the XCom; Airflow removes it when the task is tried again
+
+
+def hand_on_failure(message: str) -> None:
+    """Hand on why the task fails, where a full disk cannot swallow it."""
+    try:
+        context = get_current_context()
+    except RuntimeError:  # called outside of Airflow
+        return
+    try:
+        context["ti"].xcom_push(FAILURE, message)
+    except Exception:
+        log.warning("the run's page will not say why the task failed", exc_info=True)
+
+
+def leave_out_traceback() -> None:
+    """Have Airflow log the message of an `ExplainedFailure` and not its traceback.
+
+    Airflow has no option for it; the list of structlog's processors is the documented place to change an entry.
+    """
+    import structlog
+
+    processors = structlog.get_config()["processors"]
+    if message_only not in processors:
+        processors.insert(0, message_only)
+
+
+def message_only(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Replace a log entry about an `ExplainedFailure` by its message."""
+    error = sys.exc_info()[1]
+    if event.get("exc_info") and isinstance(error, ExplainedFailure):
+        del event["exc_info"]
+        event["event"] = str(error)
+    return event

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SETTING = "MNIST_NOTIFY"
+SHOWN_BATCHES = 5
 TIMEOUT_SECONDS = 10.0  # Airflow ends a task that is still busy 20 s after its outcome is known
 
 
@@ -163,7 +164,8 @@ def _promotion(context: Context) -> Notification:
     if version is None:
         return _notification("failed", not_published(decision), f"{_comparison(decision)}\n{champion_now()}", context)
     how = "promoted by force" if decision.forced else "promoted"
-    return _notification("promoted", f"version {version} {how}", _comparison(decision), context)
+    text = f"{_comparison(decision)}{_left_out(context)}"
+    return _notification("promoted", f"version {version} {how}", text, context)
 
 
 def _rejection(context: Context) -> Notification | None:
@@ -172,7 +174,8 @@ def _rejection(context: Context) -> Notification | None:
     decision = _decision(context)
     if decision.outcome == UNCHANGED:
         return None
-    return _notification("rejected", "candidate rejected", f"{_comparison(decision)}\n{champion_now()}", context)
+    text = f"{_comparison(decision)}\n{champion_now()}{_left_out(context)}"
+    return _notification("rejected", "candidate rejected", text, context)
 
 
 def _failure(context: Context) -> Notification:
@@ -240,6 +243,21 @@ def _comparison(decision: DecisionRecord) -> str:
     version = decision.champion_version
     against = f"against {champion} of version {version}" if version else "no champion to compare with"
     return f"Accuracy {candidate}, {against}.\nReason: {decision.reason}"
+
+
+def _left_out(context: Context) -> str:
+    """The batches of the inbox that were left out, on lines of their own; nothing if there are none."""
+    from mnist_tasks.documents import ValidationReport
+
+    path = Workspace.from_environment().run(context["run_id"]) / "data" / "validation.json"
+    if not path.exists():
+        return ""
+    batches = [
+        batch for batch in ValidationReport.read(path, "clear the load task").batches if batch.verdict == "quarantined"
+    ]
+    lines = [f"\nBatch {batch.name} was left out: {batch.reason}" for batch in batches[:SHOWN_BATCHES]]
+    more = len(batches) - len(lines)
+    return "".join(lines) + (f"\n{more} more batches were left out." if more else "")
 
 
 def share(value: float | None) -> str:

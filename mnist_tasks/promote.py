@@ -92,7 +92,7 @@ def promote(run: Path, models: Path, config: GateConfig, approval: Approval | No
         # Without an answer, nobody has judged the candidate.
         if approval is None or approval.approved is not False or approval.by is not None:
             remember_rejection(directory, record, training.fingerprint)
-        log.info("rejected: %s; %s", decision.reason, directory.describe_champion())
+        log.warning("rejected: %s; %s", decision.reason, directory.describe_champion())
     return Promoted(
         version is not None,
         decision.forced,

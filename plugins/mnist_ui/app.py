@@ -27,14 +27,15 @@ from mnist_tasks.registry.version import METADATA, Version
 from mnist_tasks.system.errors import InputError, ModelError
 from mnist_tasks.workspace import Workspace
 from mnist_ui.charts import Point, line_chart
+from mnist_ui.failures import failures, waits_for_answer
 from mnist_ui.overview import (
     Overview,
     VersionRow,
     damage,
     figure,
+    moves_by,
     overview,
     plain_file,
-    published_by,
     report,
     was_champion,
 )
@@ -162,7 +163,6 @@ def version_page(request: Request, number: Number) -> HTMLResponse:
         problems=[*damage(models, version), *shown.problems],
         images=f"models/{number}",
         run=None,
-        tasks=[],
         published=version.number if was_champion(version.number, models) else None,
         champion_now=_champion_now(models),
     )
@@ -201,15 +201,20 @@ def run_page(request: Request, dag_id: str, run_id: str, session: SessionDep) ->
         raise HTTPException(404, "There is no such run.")
     workspace = Workspace.from_environment()
     models, folder = ModelDirectory(workspace.models), _run_folder(workspace, run_id)
+    query = select(TaskInstance).where(TaskInstance.dag_id == dag_id, TaskInstance.run_id == run_id)
+    tasks = sorted(session.scalars(query), key=lambda task: (*ORDER, task.task_id).index(task.task_id))
     if dag_id == ROLLBACK:
-        versions = published_by(run_id, models)
         return page(
-            request, "rollback.html", title="Rollback", run=run, versions=versions, champion_now=_champion_now(models)
+            request,
+            "rollback.html",
+            title="Rollback",
+            run=run,
+            why=failures(session, tasks, None),
+            moves=moves_by(run_id, models),
+            champion_now=_champion_now(models),
         )
     if dag_id != TRAINING:
         raise HTTPException(404, f"This run is not one of {TRAINING}: it has no model.")
-    query = select(TaskInstance).where(TaskInstance.dag_id == dag_id, TaskInstance.run_id == run_id)
-    tasks = sorted(session.scalars(query), key=lambda task: (*ORDER, task.task_id).index(task.task_id))
     shown = report(folder, workspace.datasets)
     return page(
         request,
@@ -220,7 +225,9 @@ def run_page(request: Request, dag_id: str, run_id: str, session: SessionDep) ->
         problems=shown.problems,
         images=f"runs/{dag_id}/{run_id}",
         run=run,
-        tasks=tasks,
+        why=failures(session, tasks, shown.decision),
+        answer_at=waits_for_answer(tasks),
+        at_work=[task.task_id for task in tasks if task.state == "running"],
         published=published_as(folder, models),
         champion_now=_champion_now(models),
     )

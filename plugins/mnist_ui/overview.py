@@ -107,6 +107,7 @@ class Overview:
     reigns: list[Reign] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     freshness: str = ""
+    retired: HistoryEvent | None = None  # if the last champion was retired
 
 
 def overview(models: ModelDirectory, runs: Path, now: datetime) -> Overview:
@@ -127,6 +128,7 @@ def overview(models: ModelDirectory, runs: Path, now: datetime) -> Overview:
         found.problems.append(str(error))
     found.problems += models.history_file.damaged_lines()
     moves = _moves(models)
+    found.retired = moves[-1] if moves and moves[-1].event == "retired" else None
     were_champion = {event.to for event in moves}
     for version in reversed(models.versions()):
         status = "champion" if version == champion else "was champion" if version.number in were_champion else ""
@@ -142,10 +144,10 @@ def _moves(models: ModelDirectory) -> list[HistoryEvent]:
     return [event for event in models.history() if event.is_move]
 
 
-def published_by(run_id: str, models: ModelDirectory) -> list[int]:
-    """The versions that a run made champion."""
+def moves_by(run_id: str, models: ModelDirectory) -> list[HistoryEvent]:
+    """The moves with which a run made a version champion, the oldest first."""
     # An older release wrote only the run.
-    return [event.to for event in _moves(models) if event.to and (event.published_by or event.run_id) == run_id]
+    return [event for event in _moves(models) if event.to and (event.published_by or event.run_id) == run_id]
 
 
 def was_champion(number: int, models: ModelDirectory) -> bool:

@@ -9,8 +9,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from airflow.models.xcom import XComModel
 from airflow.sdk import DAG
 from airflow.sdk.exceptions import ParamValidationError
+from airflow.utils.session import create_session
 
 from mnist_tasks.data.dataset import Digits
 from mnist_tasks.registry.model_directory import ModelDirectory
@@ -221,7 +223,9 @@ def test_a_run_on_which_nothing_has_changed_ends_at_train_and_tells_nobody(
     assert set(states(dag.test(run_conf={**conf, "seed": 7})).values()) == {"success"}
 
 
-def test_bad_data_fails_at_once_without_a_retry(dag: DAG, home: Workspace) -> None:
+def test_bad_data_fails_at_once_with_its_message_and_without_a_traceback(
+    dag: DAG, home: Workspace, capfd: pytest.CaptureFixture[str]
+) -> None:
     source = home.root / "bad.npz"
     source.write_bytes(b"no archive")
 
@@ -231,6 +235,13 @@ def test_bad_data_fails_at_once_without_a_retry(dag: DAG, home: Workspace) -> No
     (load,) = (task for task in run.get_task_instances() if task.task_id == "load")
     assert (load.state, load.try_number) == ("failed", 1)
     assert states(run)["promote"] == "upstream_failed"
+    with create_session() as session:
+        (row,) = session.scalars(XComModel.get_many(run_id=run.run_id, key="failure"))
+        message = XComModel.deserialize_value(row)
+    assert f"{source} is not an .npz file" in message
+    output = capfd.readouterr().out
+    assert message in output
+    assert "Traceback" not in output
 
 
 def test_a_champion_that_cannot_be_read_fails_the_run_and_stays(dag: DAG, home: Workspace, npz: Path) -> None:

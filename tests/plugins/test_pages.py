@@ -28,6 +28,7 @@ from airflow.dag_processing.dagbag import BundleDagBag, sync_bag_to_db
 from airflow.models.dagbundle import DagBundleModel
 from airflow.models.dagrun import DagRun
 from airflow.models.serialized_dag import SerializedDagModel
+from airflow.models.xcom import XComModel
 from airflow.utils.db import initdb
 from airflow.utils.session import create_session
 from airflow.utils.state import DagRunState
@@ -40,6 +41,7 @@ from starlette.testclient import TestClient
 from mnist_tasks.gate_config import GateConfig
 from mnist_tasks.promote import promote
 from mnist_tasks.registry.model_directory import ModelDirectory
+from mnist_tasks.registry.retirement import retire
 from mnist_tasks.registry.rollback import roll_back
 from mnist_tasks.system.errors import ModelError
 from mnist_tasks.system.files import write_json
@@ -223,6 +225,11 @@ class Airflow:
                     task.end_date = NOW + timedelta(seconds=1.25)
             self.made.append(run)
         return run_id
+
+    def hand_on(self, run_id: str, task_id: str, message: str) -> None:
+        """Hand on why a task has failed, as the DAG does."""
+        with create_session() as session:
+            XComModel.set("failure", message, dag_id="mnist_training", task_id=task_id, run_id=run_id, session=session)
 
 
 @pytest.fixture
@@ -540,15 +547,15 @@ def change(path: Path, **values: Any) -> None:
 def test_every_run_id_that_airflow_and_the_workspace_allow_has_a_page_whose_links_lead_back_to_it(
     browser: Browser, home: Workspace, airflow: Airflow, run_id: str
 ) -> None:
-    airflow.run(run_id=run_id)
+    airflow.run(run_id=run_id, load="failed")
     promote(evaluated_run(home, run_id), home.models, GateConfig())
     page = Markup(browser.get(f"/runs/mnist_training/{quote(run_id)}").html)
     figures = [address for address in page.addresses if "figures" in address]
     assert len(figures) == 3
     for address in figures:
         assert browser.get(address.removeprefix("/mnist")).body == PNG
-    tasks = [address for address in page.addresses if "/tasks/" in address]
-    assert {unquote(address).split("/tasks/")[0] for address in tasks} == {f"/dags/mnist_training/runs/{run_id}"}
+    logs = [address for address in page.addresses if "/tasks/" in address]
+    assert [unquote(address) for address in logs] == [f"/dags/mnist_training/runs/{run_id}/tasks/load?try_number=0"]
 
 
 @pytest.mark.parametrize("run_id", [".hidden", ":colon", "x" * 201])
@@ -690,7 +697,6 @@ def test_a_promoted_run_and_its_version_show_all_that_is_known(
     assert "train pixel mean 33.32" in text
     assert "damaged" not in text
     assert ("load success 1 1.2" in text) is False  # the task load has no state in this run
-    assert ("evaluate success" in text) is not of_version
     images = [address for address in Markup(page.html).addresses if "/figures/" in address]
     assert len(images) == 3
     for image in images:
@@ -834,7 +840,6 @@ def test_a_queued_run_without_files_is_followed(browser: Browser, home: Workspac
     page = browser.get(f"/runs/mnist_training/{run_id}")
     assert "The run is queued; there is no decision yet. This page reloads itself." in page.text
     assert 'http-equiv="refresh"' in page.html
-    assert "load not yet - - normalize not yet - - train not yet - - evaluate not yet - - promote not yet" in page.text
     assert not home.root.exists()
 
 
@@ -844,9 +849,7 @@ def test_a_training_that_is_running_shows_its_epochs_so_far(
     run_id = airflow.run(state=DagRunState.RUNNING, load="success", normalize="success", train="running")
     write_json(home.run(run_id) / "history.json", history(2))
     page = browser.get(f"/runs/mnist_training/{run_id}")
-    assert "The run is running" in page.text
-    assert "train running" in page.text
-    assert "evaluate not yet" in page.text
+    assert "The run is running: train; there is no decision yet" in page.text
     assert "2 epochs in numbers" in page.text
     assert "2 0.1500 0.9500 0.7" in page.text
     assert "missing" not in page.text
@@ -862,8 +865,68 @@ def test_a_run_that_failed_before_the_gate_leads_to_the_log(
     assert home.root
     run_id = airflow.run(state=DagRunState.FAILED, load="failed")
     page = browser.get(f"/runs/mnist_training/{run_id}")
-    assert "the log of the task that failed says why. There is no champion." in page.text
-    assert f'href="/dags/mnist_training/runs/{run_id}/tasks/load"' in page.html
+    assert "load failed. it left no message, as when its process is killed" in page.text
+    assert "The run failed before the gate decided. There is no champion." in page.text
+    assert f'href="/dags/mnist_training/runs/{run_id}/tasks/load?try_number=0"' in page.html
+
+
+def test_the_banner_of_a_failed_run_has_the_message_of_the_task(
+    browser: Browser, home: Workspace, airflow: Airflow
+) -> None:
+    assert home.root
+    message = f"/data/x.npz is missing {SCRIPT}; give the path of a file"
+    run_id = airflow.run(state=DagRunState.FAILED, load="failed", train="upstream_failed")
+    airflow.hand_on(run_id, "load", message)
+    page = browser.get(f"/runs/mnist_training/{run_id}")
+    assert f"load failed. {message}. Log of load" in page.text
+    assert "train failed" not in page.text
+
+
+def test_a_task_that_is_tried_again_says_why(browser: Browser, home: Workspace, airflow: Airflow) -> None:
+    assert home.root
+    run_id = airflow.run(state=DagRunState.RUNNING, load="success", train="up_for_retry")
+    airflow.hand_on(run_id, "train", "[Errno 28] No space left on device")
+    page = browser.get(f"/runs/mnist_training/{run_id}")
+    assert "train failed and is tried again. [Errno 28] No space left on device." in page.text
+
+
+def test_a_rejection_that_fails_the_run_is_told_once(browser: Browser, home: Workspace, airflow: Airflow) -> None:
+    run_id = airflow.run(state=DagRunState.FAILED, promote="failed")
+    promote(evaluated_run(home, run_id, 0.5), home.models, GateConfig())
+    text = browser.get(f"/runs/mnist_training/{run_id}").text
+    assert "Rejected. accuracy 0.5000 is below the minimum" in text
+    assert "promote failed" not in text
+
+
+def test_a_candidate_that_waits_has_a_button_to_the_answer(browser: Browser, home: Workspace, airflow: Airflow) -> None:
+    run_id = airflow.run(state=DagRunState.RUNNING, evaluate="success", promote="awaiting_input")
+    evaluated_run(home, run_id)
+    page = browser.get(f"/runs/mnist_training/{run_id}")
+    assert "The candidate waits for an answer. It passes the gate. Approve or reject it" in page.text
+    assert f'href="/dags/mnist_training/runs/{run_id}/tasks/promote/required_actions"' in page.html
+    assert "no decision yet" not in page.text
+
+
+def test_batches_that_were_left_out_are_named_in_the_banner_of_a_promoted_run(
+    browser: Browser, home: Workspace, promoted: str
+) -> None:
+    batches = [{"name": f"{n}.npz", "verdict": "quarantined", "reason": f"reason {n}"} for n in range(7)]
+    report = {"source": "builtin", "batches": [{"name": "good.npz", "verdict": "merged"}, *batches]}
+    (home.run_folder(promoted) / "data").mkdir()
+    write_json(home.run_folder(promoted) / "data" / "validation.json", report)
+    text = browser.get(f"/runs/mnist_training/{promoted}").text
+    assert "Promoted as version 1" in text
+    assert "7 of 8 batches were left out. 0.npz: reason 0 1.npz" in text
+    assert "2 more, under Data" in text
+
+
+def test_a_retired_champion_is_said_to_be_retired(browser: Browser, home: Workspace, promoted: str) -> None:
+    assert promoted
+    retire(ModelDirectory(home.models), reason="it was wrong about sevens", published_by="ada")
+    text = browser.get("/models").text
+    assert "No champion: version 1 was retired" in text
+    assert "by ada. Reason: it was wrong about sevens" in text
+    assert "No model yet" not in text
 
 
 def test_a_run_whose_folder_is_gone_says_so(browser: Browser, home: Workspace, airflow: Airflow) -> None:
@@ -1100,7 +1163,7 @@ def test_a_rollback_is_shown_by_its_run_its_version_and_the_list(
     models = ModelDirectory(home.models)
     roll_back(models, reason="it fails on sevens", published_by=run_id, once=True, smoke_test=lambda _: None)
     page = browser.get(f"/runs/mnist_rollback/{run_id}")
-    assert "The champion became version 3" in page.text
+    assert "Version 3 became champion: version 1 again, instead of version 2." in page.text
     assert "Reason: it fails on sevens" in page.text
     listed = browser.get("/models")
     assert "Champion: version 3" in listed.text
@@ -1294,14 +1357,14 @@ from datetime import datetime, timezone
 from pathlib import Path
 before = set()
 sys.path.insert(0, "plugins")
-from mnist_ui.app import ModelDirectory, Workspace, damage, overview, published_by, report
+from mnist_ui.app import ModelDirectory, Workspace, damage, moves_by, overview, report
 workspace = Workspace(Path(sys.argv[1]))
 models = ModelDirectory(workspace.models)
 assert overview(models, workspace.runs, datetime.now(timezone.utc)).champion.number == 1
 assert not damage(models, models.version("1"))
 assert report(models.version("1").folder, workspace.datasets, "metadata.json").models
 assert report(workspace.run_folder("second"), workspace.datasets).checks == []
-assert published_by("first", models) == [1]
+assert [move.to for move in moves_by("first", models)] == [1]
 """
     modules = loaded_by(code, str(home.root))
     assert "mnist_ui" in modules
