@@ -66,10 +66,22 @@ def airflow_params(
     """
     given = {name: {"default": value} for name, value in (defaults or {}).items()}
     return {
-        name: Param(**{"description_md": field.pop("description"), "section": section, **field, **given.get(name, {})})
+        name: Param(**{"section": section, **_for_the_form(field), **given.get(name, {})})
         for section, fields in sections.items()
         for name, field in fields.items()
     }
+
+
+def _for_the_form(field: Mapping[str, Any]) -> dict[str, Any]:
+    """A JSON schema as Airflow's form shows it best.
+
+    The form covers the neighbouring lines with what is set as code. It replaces a number beyond a bound that it knows
+    by the bound, without a word; one that it does not know is refused when the run is triggered.
+    """
+    bounds = {name: value for name, value in field.items() if name.lower().endswith("imum")}
+    rest = {name: value for name, value in field.items() if name not in (*bounds, "description")}
+    words = field["description"].replace("`", "")
+    return {**rest, "description_md": words, **({"allOf": [bounds]} if bounds else {})}
 
 
 PARAMETERS = "parameters.json"  # in the run's folder
