@@ -515,21 +515,21 @@ class Approval:
     comment: str = ""
 
 
-class DecisionRecord(Document):
-    """`decision.json`: what became of a run's candidate and why, with every check of the gate.
+class DecisionSummary(JsonFile):
+    """`decision.json` for lists of thousands: everything but the checks of the gate and a person's answer.
 
     `outcome` is `approved` by the gate, `promoted` once it is published, `rejected`, `refused` or `unchanged`; None if
     one of the first releases wrote it. `policy` is the gate's configuration. `rejected_in` is the run whose rejection
     an unchanged night would repeat, `not_published` why publishing failed.
     """
 
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
+
     outcome: str | None = None
     promoted: bool = False
     forced: bool = False
     reason: str = ""
-    checks: list[Check] = []
     policy: dict[str, Any] = {}
-    approval: Approval | None = None
     run_id: str | None = None
     rejected_in: str | None = None
     not_published: str | None = None
@@ -550,6 +550,48 @@ class DecisionRecord(Document):
         """The lowest accuracy that the gate would have let pass."""
         value = self.policy.get("min_accuracy")
         return float(value) if isinstance(value, float | int) and math.isfinite(value) and 0 <= value <= 1 else None
+
+    @property
+    def change(self) -> float | None:
+        """The candidate's accuracy minus the champion's, on the same images; None if one is missing."""
+        if self.candidate_accuracy is None or self.champion_accuracy is None:
+            return None
+        return self.candidate_accuracy - self.champion_accuracy
+
+
+class DecisionRecord(DecisionSummary, Document):
+    """`decision.json`: what became of a run's candidate and why, with every check of the gate."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", strict=True)
+
+    checks: list[Check] = []
+    approval: Approval | None = None
+
+
+# models/notes/<version>.json, which people write
+
+
+class Tag(Document):
+    """A word that a person has put on a version, by whom and when (UTC, ISO 8601)."""
+
+    name: str
+    by: str
+    time: str
+
+
+class Note(Document):
+    """A text that a person has written about a version, by whom and when (UTC, ISO 8601)."""
+
+    text: str
+    by: str
+    time: str
+
+
+class Notes(Document):
+    """`notes/<version>.json`: what people have written about a version, the oldest first."""
+
+    tags: list[Tag] = []
+    notes: list[Note] = []
 
 
 class LastRejection(Document):

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta, timezone
 from functools import lru_cache
 from pathlib import Path
 
-from mnist_tasks.documents import DecisionRecord
+from mnist_tasks.documents import DecisionSummary
 from mnist_tasks.registry.history import ChampionHistory
 from mnist_tasks.registry.model_directory import ModelDirectory
 from mnist_tasks.registry.outcome import REJECTED, UNCHANGED
@@ -86,7 +86,7 @@ def freshness(models: ModelDirectory, runs: Path) -> Freshness | None:
     return Freshness(champion.number, since, confirmed, rejected)
 
 
-def _newest_decisions(runs: Path) -> list[tuple[float, DecisionRecord]]:
+def _newest_decisions(runs: Path) -> list[tuple[float, DecisionSummary]]:
     """The newest decisions that can be read, the newest first, each with the time in seconds when it was written."""
     if not runs.is_dir():
         return []
@@ -113,14 +113,14 @@ def _newest_decisions(runs: Path) -> list[tuple[float, DecisionRecord]]:
 
 
 @lru_cache(maxsize=2 * READ_DECISIONS)
-def _read(path: str, _time: int, _size: int) -> DecisionRecord | None:
-    """A decision, without its checks; read again only if its file looks different. None if it is damaged."""
+def _read(path: str, _time: int, _size: int) -> DecisionSummary | None:
+    """A decision; read again only if its file looks different. None if it is damaged."""
     try:
-        record = DecisionRecord.read(Path(path), "clear the promote task to write it again")
+        record = DecisionSummary.read(Path(path), "clear the promote task to write it again")
     except ModelError as error:
         log.warning("left out of the newest decisions: %s", error)
         return None
-    return record.model_copy(update={"checks": [], "policy": {}})
+    return record
 
 
 def in_days(age: timedelta) -> str:

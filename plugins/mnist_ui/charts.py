@@ -1,87 +1,92 @@
-"""The line chart of the accuracy of all versions, as coordinates for an SVG in a template."""
+"""What the charts show, as plain lists for `static/plots.js`."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
-WIDTH, HEIGHT = 760, 260
-LEFT, RIGHT, TOP, BOTTOM = 78, 16, 16, 48  # margins, for the axes' labels
-TICKS = 5
+from mnist_tasks.documents import Epoch
+from mnist_ui.overview import VersionRow
 
+VERSIONS_IN_VIEW = 60
 
-@dataclass(frozen=True)
-class Point:
-    """A value to draw: its label, its interval, and whether it is highlighted."""
-
-    label: int
-    value: float
-    low: float
-    high: float
-    chosen: bool
+Kind = Literal["line", "other", "low", "high", "floor"]
 
 
 @dataclass(frozen=True)
-class Mark:
-    """A point with its coordinates."""
+class Series:
+    """A line of a chart; None where there is no value.
 
-    x: float
-    y: float
-    low_y: float
-    high_y: float
-    point: Point
+    `kind` says how it is drawn: `other` is a second model's, `low` and `high` are the ends of an interval, `floor` is a
+    bound.
+    """
+
+    label: str
+    values: list[float | None]
+    kind: Kind = "line"
 
 
 @dataclass(frozen=True)
-class Chart:
-    """A chart's lines and marks, in the units of an SVG of WIDTH by HEIGHT."""
+class Plot:
+    """A chart: the name of its horizontal axis, the values on it, and the lines over them.
 
-    marks: list[Mark]
-    line: str
-    floor: str
-    y_ticks: list[tuple[float, str]]
-    x_ticks: list[tuple[float, str]]
-    width: int = WIDTH
-    height: int = HEIGHT
-    left: int = LEFT
-    right: int = WIDTH - RIGHT
-    bottom: int = HEIGHT - BOTTOM
+    `shown` is how many of the last values are in view at first; None for all.
+    """
+
+    x: str
+    xs: list[int]
+    series: list[Series]
+    shown: int | None = None
 
 
-def line_chart(points: Sequence[Point], floors: Sequence[float | None]) -> Chart | None:
-    """Lay out the points from left to right, and a stepped line for their floors; None if there are no points."""
-    if not points:
+def accuracy_of_versions(versions: Sequence[VersionRow]) -> Plot | None:
+    """The accuracy of versions with its 95 % interval and the gate's `min_accuracy`; None if none is known.
+
+    Args:
+        versions: the newest first.
+    """
+    known = [row for row in reversed(versions) if row.summary.accuracy is not None]
+    if not known:
         return None
-    known_floors = [floor for floor in floors if floor is not None]
-    lowest = min([point.low for point in points] + known_floors)
-    highest = max([point.high for point in points] + known_floors)
-    step = _round_step((highest - lowest or 0.01) / (TICKS - 1))
-    first, last = math.floor(lowest / step), math.ceil(highest / step)
-
-    def y(value: float) -> float:
-        share = (value / step - first) / max(1, last - first)
-        return round(HEIGHT - BOTTOM - share * (HEIGHT - TOP - BOTTOM), 1)
-
-    def x(index: float) -> float:
-        return round(LEFT + (index + 0.5) / len(points) * (WIDTH - LEFT - RIGHT), 1)
-
-    marks = [Mark(x(i), y(p.value), y(p.low), y(p.high), p) for i, p in enumerate(points)]
-    floor = " ".join(
-        f"{x(i - 0.5)},{y(value)} {x(i + 0.5)},{y(value)}" for i, value in enumerate(floors) if value is not None
-    )
-    every = max(1, math.ceil(len(points) / 12))
-    decimals = max(0, -math.floor(math.log10(step * 100)))
-    return Chart(
-        marks,
-        line=" ".join(f"{mark.x},{mark.y}" for mark in marks),
-        floor=floor,
-        y_ticks=[(y(n * step), f"{n * step:.{decimals}%}") for n in range(first, last + 1)],
-        x_ticks=[(mark.x, str(mark.point.label)) for mark in marks[::every]],
+    summaries = [row.summary for row in known]
+    intervals = [summary.accuracy_95 or (None, None) for summary in summaries]
+    return Plot(
+        "version",
+        [row.number for row in known],
+        [
+            Series("accuracy", [summary.accuracy for summary in summaries]),
+            Series("95 % from", [low for low, _ in intervals], "low"),
+            Series("to", [high for _, high in intervals], "high"),
+            Series("min_accuracy", [summary.min_accuracy for summary in summaries], "floor"),
+        ],
+        VERSIONS_IN_VIEW,
     )
 
 
-def _round_step(minimum: float) -> float:
-    """The smallest of 1, 2, 5, 10, 20, ... times a power of ten that is not below `minimum`."""
-    power: float = 10 ** math.floor(math.log10(minimum))
-    return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= minimum * (1 - 1e-9))
+def loss_of_versions(versions: Sequence[VersionRow]) -> Plot | None:
+    """The loss of versions; None if none is known. The newest comes first in `versions`."""
+    known = [row for row in reversed(versions) if row.summary.loss is not None]
+    if not known:
+        return None
+    losses = Series("loss", [row.summary.loss for row in known])
+    return Plot("version", [row.number for row in known], [losses], VERSIONS_IN_VIEW)
+
+
+def epochs(metric: str, histories: dict[str, Sequence[Epoch]]) -> Plot | None:
+    """A metric of each epoch, on the training and the validation images; None if no epoch has it.
+
+    Args:
+        metric: such as `accuracy`.
+        histories: the epochs of one model, under an empty name, or of two.
+    """
+    xs = list(range(1, 1 + max((epoch.number for epochs in histories.values() for epoch in epochs), default=0)))
+    series = []
+    for index, (model, history) in enumerate(histories.items()):
+        for name in (metric, f"val_{metric}"):
+            values = {epoch.number: epoch.metrics.get(name) for epoch in history}
+            if any(value is not None for value in values.values()):
+                label = {"": name}.get(model, f"{name}, {model}")
+                kind: Kind = "other" if index or (name.startswith("val_") and len(histories) == 1) else "line"
+                series.append(Series(label, [values.get(x) for x in xs], kind))
+    return Plot("epoch", xs, series) if series else None

@@ -39,16 +39,22 @@ def failures(session: Session, tasks: Sequence[TaskInstance], decision: Decision
     failed = [task for task in tasks if task.state in (FAILED, RETRIED)]
     if not failed:
         return []
-    query = select(XComModel).where(
-        XComModel.dag_id == failed[0].dag_id, XComModel.run_id == failed[0].run_id, XComModel.key == KEY
-    )
-    messages = {row.task_id: str(XComModel.deserialize_value(row)) for row in session.scalars(query)}
+    messages = messages_of(session, failed[0].dag_id, [failed[0].run_id]).get(failed[0].run_id, {})
     if decision and decision.verdict == "rejected":  # the reason is the decision's
         failed = [task for task in failed if task.task_id != "promote" or task.task_id in messages]
     return [
         Failure(task.task_id, messages.get(task.task_id, NO_MESSAGE), task.state == RETRIED, _log(task))
         for task in failed
     ]
+
+
+def messages_of(session: Session, dag_id: str, run_ids: Sequence[str]) -> dict[str, dict[str, str]]:
+    """The messages of the failed tasks of some runs, by run and by task."""
+    query = select(XComModel).where(XComModel.dag_id == dag_id, XComModel.run_id.in_(run_ids), XComModel.key == KEY)
+    found: dict[str, dict[str, str]] = {}
+    for row in session.scalars(query):
+        found.setdefault(row.run_id, {})[row.task_id] = str(XComModel.deserialize_value(row))
+    return found
 
 
 def waits_for_answer(tasks: Sequence[TaskInstance]) -> str | None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from html.parser import HTMLParser
 
-VOID = {"meta", "link", "img", "br"}
+VOID = {"meta", "link", "img", "br", "input"}
+FIELDS = {"input", "select", "textarea"}
 HEADINGS = ("h1", "h2", "h3", "h4", "h5", "h6")
-# Elements that run, fetch or send something, or change where links lead. The pages need none of them.
-FORBIDDEN = {"style", "iframe", "object", "embed", "base", "form", "video", "audio", "template"}
+# Elements that run or fetch something, or change where links lead. The pages need none of them.
+FORBIDDEN = {"style", "iframe", "object", "embed", "base", "video", "audio", "template"}
 ADDRESSES = {"href", "src", "action", "formaction", "srcset", "data", "poster", "xlink:href"}
 
 
@@ -18,9 +19,11 @@ class Markup(HTMLParser):
         super().__init__()
         self.faults: list[str] = []
         self.addresses: list[str] = []
+        self.plots: list[str] = []
         self.words: list[str] = []
         self.open: list[tuple[str, list[str], dict[str, str | None]]] = []
         self.level = 0
+        self.labelled: set[str | None] = set()
         self.feed(text)
         self.close()
         self.faults += [f"<{tag}> is not closed" for tag, *_ in self.open]
@@ -38,12 +41,21 @@ class Markup(HTMLParser):
         for name, value in attributes:
             if name == "style" or name.startswith("on"):
                 self.faults.append(f"<{tag}> has {name}={value}")
+            if name == "data-plot":
+                self.plots.append(str(value))
             if name in ADDRESSES:
-                self.addresses.append(str(value))
+                if name != "action":
+                    self.addresses.append(str(value))
                 if not str(value).startswith("/") or str(value).startswith("//"):
                     self.faults.append(f"<{tag}> leads to {value}")
         if tag in FORBIDDEN or (tag == "script" and not values.get("src")):
             self.faults.append(f"<{tag}> is inline or forbidden")
+        if tag in FIELDS and values.get("type") != "hidden":
+            inside = any(name == "label" for name, *_ in self.open)
+            if not (inside or values.get("aria-label") or values.get("id") in self.labelled):
+                self.faults.append(f"<{tag} {values.get('name')}> has no label")
+        if tag == "label":
+            self.labelled.add(values.get("for"))
         if tag == "html" and not values.get("lang"):
             self.faults.append("no language")
         if tag == "img" and not (values.get("alt") or "").strip():
@@ -68,7 +80,7 @@ class Markup(HTMLParser):
             self.faults.append(f"</{tag}> closes nothing")
             return
         _, children, values = self.open.pop()
-        if tag in ("a", "title", "h1", "h2", "summary") and "text" not in children:
+        if tag in ("a", "title", "h1", "h2", "summary", "label") and "text" not in children:
             self.faults.append(f"<{tag} {values.get('href', '')}> has no text")
         if tag == "svg" and not {"title", "desc"} <= set(children):
             self.faults.append("a picture without title and description")

@@ -5,34 +5,22 @@ Every answer is checked for its security headers, and the HTML of every page for
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from functools import partial
-from itertools import count
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
 
 import pytest
-from airflow.api_fastapi.app import create_app, get_auth_manager, purge_cached_app
 from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity, DagDetails
 from airflow.api_fastapi.auth.managers.simple.simple_auth_manager import SimpleAuthManager
 from airflow.api_fastapi.auth.managers.simple.user import SimpleAuthManagerUser
-from airflow.dag_processing.dagbag import BundleDagBag, sync_bag_to_db
-from airflow.models.dagbundle import DagBundleModel
-from airflow.models.dagrun import DagRun
-from airflow.models.serialized_dag import SerializedDagModel
-from airflow.models.xcom import XComModel
-from airflow.utils.db import initdb
-from airflow.utils.session import create_session
 from airflow.utils.state import DagRunState
-from airflow.utils.types import DagRunTriggeredByType, DagRunType
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from starlette.routing import Mount
@@ -49,23 +37,15 @@ from mnist_tasks.workspace import PROJECT, Workspace
 from tests.helpers import publish, without_root
 from tests.plugins.documents import DIGEST, PNG, evaluated_run, history
 from tests.plugins.markup import Markup
+from tests.plugins.site import NOW, Airflow, Answer, Browser, plots, promoted_run, token
 
-HEADERS = {
-    "content-security-policy": "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'self'",
-    "x-content-type-options": "nosniff",
-    "referrer-policy": "same-origin",
-    "cache-control": "no-store",
-}
-BUNDLE = "dags-folder"
-NOW = datetime(2026, 11, 24, 2, tzinfo=timezone.utc)
 SECRET = "what nobody may read"  # noqa: S105 - a file's content
 SCRIPT = "<script>alert(1)</script>"
-UNIQUE = count()
 
 # An address for each route. They all exist with the fixture `promoted`.
 ROUTES = {
     "/models": "/models",
+    "/compare": "/compare?of=1&of=run:{run}",
     "/models/{number}": "/models/1",
     "/models/{number}/model.keras": "/models/1/model.keras",
     "/models/{number}/figures/{name}": "/models/1/figures/recall.png",
@@ -73,193 +53,16 @@ ROUTES = {
     "/runs/{dag_id}/{run_id}/figures/{name}": "/runs/mnist_training/{run}/figures/recall.png",
     "/static/{name}": "/static/style.css",
 }
+WRITING = ("/models/{number}/tags", "/models/{number}/notes")
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[FastAPI]:
-    """Airflow's application, with the project's DAGs in its database."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(
-            "AIRFLOW__API_AUTH__JWT_SECRET", "a secret of sixty-four bytes, so that nobody warns of a short one"
-        )
-        patch.setenv("AIRFLOW__API__HOST", "127.0.0.1")
-        initdb()
-        dags = PROJECT / "dags"
-        with create_session() as session:
-            if not session.get(DagBundleModel, BUNDLE):
-                session.add(DagBundleModel(name=BUNDLE))
-        sync_bag_to_db(BundleDagBag(str(dags), bundle_path=dags, bundle_name=BUNDLE), BUNDLE, None)
-        purge_cached_app()
-        yield create_app(apps="core")
-        purge_cached_app()
+def models_once_verified(browser: Browser) -> Answer:
+    """The page about the models after all files have been looked at."""
+    from mnist_ui.model_pages import VERIFIER
 
-
-@dataclass
-class Answer:
-    """An answer of the server."""
-
-    status: int
-    headers: dict[str, str]
-    body: bytes
-
-    @property
-    def html(self) -> str:
-        return self.body.decode()
-
-    @property
-    def text(self) -> str:
-        """The visible text."""
-        return Markup(self.html).text
-
-
-def checked(answer: Answer) -> Answer:
-    """Check the security headers and the HTML of an answer, and return the answer."""
-    assert {name: answer.headers.get(name) for name in HEADERS} == HEADERS
-    if answer.headers.get("content-type", "").startswith("text/html"):
-        assert Markup(answer.html).faults == []
-        assert "Traceback" not in answer.html
-    return answer
-
-
-def token(role: str | None, seconds: int = 600) -> str:
-    """Return a token as Airflow makes it after a login."""
-    user = SimpleAuthManagerUser(username="somebody", role=role)
-    return str(get_auth_manager().generate_jwt(user, expiration_time_in_seconds=seconds))
-
-
-@dataclass
-class Browser:
-    """A client that requests pages, by default in the role of a viewer."""
-
-    server: FastAPI
-    role: str | None = "VIEWER"
-    failing: bool = False  # return an answer after a server error instead of failing the test
-    headers: dict[str, str] | None = None
-
-    def ask(self, path: str, method: str = "GET") -> Answer:
-        """Send a request and return the answer with any status. The path is relative to the plugin's path."""
-        headers = {"Authorization": f"Bearer {token(self.role)}"} if self.headers is None else self.headers
-        with TestClient(self.server, raise_server_exceptions=not self.failing, follow_redirects=False) as client:
-            answer = client.request(method, f"/mnist{path}", headers=headers)
-        return checked(Answer(answer.status_code, dict(answer.headers), answer.content))
-
-    def get(self, path: str, status: int = 200) -> Answer:
-        answer = self.ask(path)
-        assert answer.status == status
-        return answer
-
-    def ask_raw(self, path: str, root: str = "") -> Answer:
-        """Request a path that a client would normalize, such as one with `..`, and decode it as a server does."""
-        return checked(self.ask_unchecked(path, root))
-
-    def ask_unchecked(self, path: str, root: str = "") -> Answer:
-        """Request a path like `ask_raw`, without checks, because the answer may be one of Airflow."""
-        messages: list[dict[str, Any]] = []
-        scope = {
-            "type": "http",
-            "asgi": {"version": "3.0"},
-            "http_version": "1.1",
-            "method": "GET",
-            "scheme": "http",
-            "root_path": root,
-            "path": f"{root}/mnist{unquote(path)}",
-            "raw_path": f"{root}/mnist{path}".encode(),
-            "query_string": b"",
-            "headers": [(b"host", b"localhost"), (b"authorization", f"Bearer {token(self.role)}".encode())],
-            "client": ("127.0.0.1", 1),
-            "server": ("127.0.0.1", 8080),
-            "state": {},
-        }
-
-        async def receive() -> dict[str, Any]:
-            return {"type": "http.request", "body": b"", "more_body": False}
-
-        async def send(message: Any) -> None:
-            messages.append(message)
-
-        asyncio.run(self.server(scope, receive, send))
-        start, *rest = messages
-        headers = {name.decode().lower(): value.decode() for name, value in start["headers"]}
-        return Answer(start["status"], headers, b"".join(part.get("body", b"") for part in rest))
-
-
-@pytest.fixture
-def browser(server: FastAPI) -> Browser:
-    return Browser(server)
-
-
-@dataclass
-class Airflow:
-    """Create runs in the database and remember them."""
-
-    made: list[DagRun] = field(default_factory=list)
-
-    def run(
-        self,
-        dag_id: str = "mnist_training",
-        run_id: str | None = None,
-        state: DagRunState = DagRunState.SUCCESS,
-        conf: dict[str, Any] | None = None,
-        **tasks: str,
-    ) -> str:
-        """Create a run with the states of its tasks and return its id."""
-        run_id = run_id or f"manual__{next(UNIQUE)}"
-        with create_session() as session:
-            dag = SerializedDagModel.get_dag(dag_id, session=session)
-            if dag is None:
-                run = DagRun(dag_id=dag_id, run_id=run_id, run_type=DagRunType.MANUAL, state=state, run_after=NOW)
-                session.add(run)
-            else:
-                run = dag.create_dagrun(
-                    run_id=run_id,
-                    run_after=NOW,
-                    run_type=DagRunType.MANUAL,
-                    triggered_by=DagRunTriggeredByType.TEST,
-                    state=state,
-                    conf=conf,
-                    session=session,
-                )
-            for task in run.get_task_instances(session=session):
-                if task.task_id in tasks:
-                    task.state, task.start_date, task.duration = tasks[task.task_id], NOW, 1.25
-                    task.end_date = NOW + timedelta(seconds=1.25)
-            self.made.append(run)
-        return run_id
-
-    def hand_on(self, run_id: str, task_id: str, message: str) -> None:
-        """Hand on why a task has failed, as the DAG does."""
-        with create_session() as session:
-            XComModel.set("failure", message, dag_id="mnist_training", task_id=task_id, run_id=run_id, session=session)
-
-
-@pytest.fixture
-def airflow(server: FastAPI) -> Iterator[Airflow]:
-    assert server.routes
-    made = Airflow()
-    yield made
-    with create_session() as session:
-        for run in made.made:
-            session.delete(session.merge(run))
-
-
-@pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
-    monkeypatch.setenv("MNIST_HOME", str(tmp_path / "home"))
-    return Workspace(tmp_path / "home")
-
-
-@pytest.fixture
-def promoted(home: Workspace, airflow: Airflow) -> str:
-    """The id of a run whose candidate became version 1 and champion."""
-    return promoted_run(home, airflow)
-
-
-def promoted_run(
-    home: Workspace, airflow: Airflow, accuracy: float = 0.98, champion: tuple[int, float] | None = None, **policy: Any
-) -> str:
-    run_id = airflow.run(promote="success", evaluate="success")
-    promote(evaluated_run(home, run_id, accuracy, champion), home.models, GateConfig(**policy))
-    return run_id
+    browser.get("/models")
+    VERIFIER.wait()
+    return browser.get("/models")
 
 
 # Access
@@ -270,8 +73,10 @@ def test_every_route_of_the_plugin_is_asked_for_by_these_tests(server: FastAPI) 
 
     assert "/mnist" in [route.path for route in server.routes if isinstance(route, Mount)]
     assert all(isinstance(route, APIRoute) for route in app.routes)
-    assert {route.path for route in app.routes if isinstance(route, APIRoute)} == set(ROUTES)
-    assert {method for route in app.routes if isinstance(route, APIRoute) for method in route.methods} == {"GET"}
+    routes = [route for route in app.routes if isinstance(route, APIRoute)]
+    assert {route.path for route in routes if route.methods == {"GET"}} == set(ROUTES)
+    assert {route.path for route in routes if route.methods == {"POST"}} == set(WRITING)
+    assert len(routes) == len(ROUTES) + len(WRITING)
 
 
 @pytest.mark.parametrize("path", ROUTES.values(), ids=list(ROUTES))
@@ -470,14 +275,14 @@ def test_a_link_that_leads_out_of_a_version_is_not_followed(
     figure = browser.ask("/models/1/figures/recall.png")
     assert figure.status == (404 if name.startswith("figures") else 200)
     model = browser.ask("/models/1/model.keras")
-    assert model.status == (404 if name == "model.keras" else 200)
+    assert model.status == (404 if name == "model.keras" else 409)
 
 
 def plant(path: Path, outside: Path, method: Callable[[Path, Path], None] | None) -> None:
     """Replace a file or folder with a link to one outside, or with a pipe, on which a reader would wait for ever."""
     outside.mkdir()
     if path.is_dir():
-        for name in ("recall.png", "mistakes.png", "training.png"):
+        for name in ("recall.png", "mistakes.png"):
             (outside / name).write_text(SECRET)
         target = outside
         path.rename(outside.with_name("moved away"))
@@ -551,7 +356,7 @@ def test_every_run_id_that_airflow_and_the_workspace_allow_has_a_page_whose_link
     promote(evaluated_run(home, run_id), home.models, GateConfig())
     page = Markup(browser.get(f"/runs/mnist_training/{quote(run_id)}").html)
     figures = [address for address in page.addresses if "figures" in address]
-    assert len(figures) == 3
+    assert len(figures) == 2
     for address in figures:
         assert browser.get(address.removeprefix("/mnist")).body == PNG
     logs = [address for address in page.addresses if "/tasks/" in address]
@@ -669,7 +474,7 @@ def test_a_promoted_run_is_champion_on_the_page_of_the_models(browser: Browser, 
     assert f'load_model("{home.models}/champion/model.keras")' in page.text
     assert f'href="/dags/mnist_training/runs/{promoted}"' in page.html
     assert 'href="/dags/mnist_rollback"' in page.html
-    assert "1 versions. The newest, version 1, has 0.9800." in page.text
+    assert '"xs": [1]' in page.html
     assert f"now 1 promoted {promoted} accuracy 0.9800 reaches the minimum of 0.9700" in page.text
 
 
@@ -698,7 +503,7 @@ def test_a_promoted_run_and_its_version_show_all_that_is_known(
     assert "damaged" not in text
     assert ("load success 1 1.2" in text) is False  # the task load has no state in this run
     images = [address for address in Markup(page.html).addresses if "/figures/" in address]
-    assert len(images) == 3
+    assert len(images) == 2
     for image in images:
         answer = browser.get(image.removeprefix("/mnist"))
         assert (answer.body, answer.headers["content-type"]) == (PNG, "image/png")
@@ -962,10 +767,10 @@ def test_a_damaged_version_is_named_in_the_list_and_on_its_page(
     promoted_run(home, airflow, 0.985, champion=(1, 0.98))
     assert "version 1 is damaged" not in browser.get("/models").text
     break_file(home.models / "1" / name, content)
-    listed = browser.get("/models").text
-    assert f"1 damaged version 1 is damaged: {words}" in listed if "missing" in words else words in listed
+    listed = models_once_verified(browser).text
+    assert f"1 damaged version 1 is damaged: {words}" in listed if "missing" in words else "1 is damaged:" in listed
     assert "python -m mnist_tasks models repair" in listed
-    assert "2 champion 0.9850" in listed
+    assert "2 champion Download 0.9850" in listed
     page = browser.get("/models/1").text
     assert "version 1 is damaged" in page
     assert content is None or words in page
@@ -990,6 +795,10 @@ def test_a_version_whose_model_is_missing_or_changed_says_so(browser: Browser, h
     content = model.read_bytes()
     model.write_bytes(content[::-1])
     assert f"version 1 is damaged: {model} has SHA-256" in browser.get("/models/1").text
+    assert "It is not sent." in browser.get("/models/1/model.keras", 409).text
+    listed = models_once_verified(browser)
+    assert f"damaged champion 0.9800 0.0700 Why version 1 is damaged: {model} has SHA-256" in listed.text
+    assert "Download version 1" not in listed.html
     model.unlink()
     assert f"version 1 is damaged: {model} cannot be read" in browser.get("/models/1").text
     assert "model.keras of version 1 is missing" in browser.get("/models/1/model.keras", 404).text
@@ -1051,7 +860,7 @@ def test_a_champion_link_that_leads_nowhere_is_explained(
     assert f"{link} {f'leads to {target!r}, which is not a version' if target else 'is missing'}" in page
     assert "python -m mnist_tasks models repair" in page
     assert "No model yet" not in page
-    assert "1 was champion 0.9800" in page
+    assert "1 was champion Download Roll back 0.9800" in page
     browser.get("/models/1")
     browser.get(f"/runs/mnist_training/{promoted}")
 
@@ -1167,7 +976,7 @@ def test_a_rollback_is_shown_by_its_run_its_version_and_the_list(
     assert "Reason: it fails on sevens" in page.text
     listed = browser.get("/models")
     assert "Champion: version 3" in listed.text
-    assert "3 champion (version 1 again) 0.9800" in listed.text
+    assert "3 champion Download 0.9800 0.0700 version 1 again" in listed.text
     assert f"now 3 rolled back {run_id} it fails on sevens" in listed.text
     assert f'href="/dags/mnist_rollback/runs/{run_id}"' in listed.html
     assert "damaged" not in browser.get("/models/3").text
@@ -1213,7 +1022,8 @@ def test_what_an_older_release_wrote_is_shown_without_what_it_did_not_write(
     (home.models / "history.jsonl").write_text(json.dumps(event) + "\n")
 
     listed = browser.get("/models").text
-    assert "1 champion 0.9800 0.0700 mlp" in listed
+    assert "0.9800 0.0700" in listed
+    assert "mlp" in listed
     assert f"now 1 promoted {promoted} good" in listed
     for path, banner in (("/models/1", "Promoted."), (f"/runs/mnist_training/{promoted}", "Promoted as version 1 .")):
         page = browser.get(path).text
@@ -1226,44 +1036,47 @@ def test_versions_from_the_helpers_of_other_tests_have_pages_too(browser: Browse
     models = ModelDirectory(home.models)
     publish(models, "first", None)
     publish(models, "second", 1)
-    assert "2 champion 0.9000 0.3000 mlp" in browser.get("/models").text
+    assert "2 champion Download 0.9000 0.3000 - mlp" in browser.get("/models").text
     assert "damaged" not in browser.get("/models/2").text
 
 
 def test_a_changed_version_shows_up_at_the_next_request(browser: Browser, home: Workspace, promoted: str) -> None:
-    assert "1 champion 0.9800" in browser.get("/models").text
+    assert "1 champion Download 0.9800" in browser.get("/models").text
     evaluation = home.models / "1" / "evaluation.json"
     document = json.loads(evaluation.read_text())
     document["candidate"]["accuracy"] = 0.9801
     write_json(evaluation, document)
-    assert "1 champion 0.9801" in browser.get("/models").text
+    assert "0.9801" in browser.get("/models").text
     assert promoted
 
 
-def test_the_gates_floor_and_the_champion_stand_out_in_the_chart(
+def test_the_charts_have_the_accuracy_with_its_interval_the_gates_floor_and_the_loss(
     browser: Browser, home: Workspace, airflow: Airflow, promoted: str
 ) -> None:
     assert promoted
     promoted_run(home, airflow, 0.985, champion=(1, 0.98), min_accuracy=0.975)
-    page = browser.get("/models").html
-    assert page.count('class="point chosen"') == 1
-    assert page.count('class="interval"') == 2
-    floor = page.split('class="floor" points="')[1].split('"')[0].split()
-    heights = [float(point.split(",")[1]) for point in floor]
-    assert heights[0] == heights[1] > heights[2] == heights[3]
+    accuracy, loss = plots(browser.get("/models"))
+    assert accuracy["xs"] == [1, 2]
+    assert [(series["label"], series["kind"], series["values"]) for series in accuracy["series"]] == [
+        ("accuracy", "line", [0.98, 0.985]),
+        ("95 % from", "low", [0.977, 0.982]),
+        ("to", "high", [0.983, 0.988]),
+        ("min_accuracy", "floor", [0.97, 0.975]),
+    ]
+    assert [series["values"] for series in loss["series"]] == [[0.07, 0.07]]
 
 
 def test_no_server_error_shows_its_reader_more_than_that_it_happened(
     server: FastAPI, home: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import mnist_ui.app
+    import mnist_ui.model_pages
 
     assert home.root
 
     def fail(_: object) -> None:
         raise RuntimeError(SECRET)
 
-    monkeypatch.setattr(mnist_ui.app, "overview", fail)
+    monkeypatch.setattr(mnist_ui.model_pages, "overview", fail)
     answer = Browser(server, failing=True).get("/models", 500)
     assert "This page failed: the API server's log says why." in answer.text
     assert SECRET not in answer.html
@@ -1357,7 +1170,11 @@ from datetime import datetime, timezone
 from pathlib import Path
 before = set()
 sys.path.insert(0, "plugins")
-from mnist_ui.app import ModelDirectory, Workspace, damage, moves_by, overview, report
+from mnist_tasks.registry.model_directory import ModelDirectory
+from mnist_tasks.workspace import Workspace
+import mnist_ui.app
+from mnist_ui.overview import moves_by, overview
+from mnist_ui.report import damage, report
 workspace = Workspace(Path(sys.argv[1]))
 models = ModelDirectory(workspace.models)
 assert overview(models, workspace.runs, datetime.now(timezone.utc)).champion.number == 1
