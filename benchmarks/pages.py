@@ -1,4 +1,4 @@
-"""How fast the pages of the plugin are with 500 versions, and what the plugin costs processes that show no page.
+"""How fast the pages of the plugin are with 500 versions and runs, and what it costs processes that show no page.
 
 Usage, in the checkout: python -m benchmarks.pages [ROUNDS [JSON FILE]]. Each round asks a fresh API server, in a
 process of its own, for each page; the first request apart, as it reads what the later ones find in a cache. Then it
@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from dataclasses import asdict
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -85,9 +85,10 @@ def fill(home: Path) -> None:
         }
         metadata = {**training(name), "run_id": name, "forced": False, "test_accuracy": accuracy}
         files = {}
+        workspace.run(name).mkdir(parents=True, exist_ok=True)
+        write_json(workspace.run(name) / "decision.json", {**record, "outcome": "promoted", "version": number})
         if number == VERSIONS:
             run = evaluated_run(workspace, name, accuracy, champion)
-            write_json(run / "decision.json", {**record, "outcome": "promoted", "version": number})
             (run / "model.keras").write_bytes(os.urandom(MODEL_BYTES))
             (run / "figures" / "recall.png").write_bytes(os.urandom(40_000))
             names = ["model.keras", "history.json", *(f"figures/{figure.name}" for figure in run.glob("figures/*"))]
@@ -111,6 +112,7 @@ def serve() -> dict[str, dict[str, list[float]]]:
     from airflow.api_fastapi.auth.managers.simple.user import SimpleAuthManagerUser
     from airflow.dag_processing.dagbag import BundleDagBag, sync_bag_to_db
     from airflow.models.dagbundle import DagBundleModel
+    from airflow.models.dagrun import DagRun
     from airflow.models.serialized_dag import SerializedDagModel
     from airflow.utils.db import initdb
     from airflow.utils.session import create_session
@@ -126,6 +128,17 @@ def serve() -> dict[str, dict[str, list[float]]]:
     with create_session() as session:
         dag = SerializedDagModel.get_dag("mnist_training", session=session)
         assert dag
+        earlier = datetime.now(timezone.utc) - timedelta(days=VERSIONS)
+        session.add_all(
+            DagRun(
+                dag_id="mnist_training",
+                run_id=f"scheduled__{number}",
+                run_type=DagRunType.SCHEDULED,
+                state=DagRunState.SUCCESS,
+                run_after=earlier + timedelta(days=number),
+            )
+            for number in range(1, VERSIONS)
+        )
         dag.create_dagrun(
             run_id=RUN,
             run_after=datetime.now(timezone.utc),
@@ -139,6 +152,7 @@ def serve() -> dict[str, dict[str, list[float]]]:
         "the models": ("models", f"version {VERSIONS}"),
         "the newest version": (f"models/{VERSIONS}", "Promoted"),
         "an old version": ("models/1", "Promoted"),
+        "two versions compared": (f"compare?of=1&of={VERSIONS}", "Difference"),
         "a run": (f"runs/mnist_training/{RUN}", f"version {VERSIONS}"),
         "a figure": (f"runs/mnist_training/{RUN}/figures/recall.png", ""),
         "the style": ("static/style.css", "body"),

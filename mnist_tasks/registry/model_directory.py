@@ -6,6 +6,7 @@
     models/champion -> 3    relative link, moved in one step
     models/history.jsonl    one line for each move of the link: when, from, to, why, by which run; and for each pruning
     models/pruned/1/        what is kept of a pruned version: its documents
+    models/notes/3.json     what people have written about a version
     models/retired/2/       versions that nobody serves: all that existed when the champion was retired
 
 A reader who follows `champion` finds a complete model at every instant: a version is written in a hidden folder, synced

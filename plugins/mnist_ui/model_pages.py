@@ -87,7 +87,7 @@ def models_page(request: Request, session: SessionDep) -> HTMLResponse:
         nights=last_nights,
         damaged=damaged,
         statuses=sorted(statuses),
-        recipes=sorted({version.summary.recipe for version in found.versions if version.summary.recipe}),
+        networks=sorted({row.summary.architecture for row in found.versions if row.summary.architecture}),
         accuracy=accuracy_of_versions(found.versions),
         loss=loss_of_versions(found.versions),
     )

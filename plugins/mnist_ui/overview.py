@@ -31,7 +31,7 @@ class VersionSummary:
     damage: str | None = None
     run_id: str | None = None
     published: str | None = None
-    recipe: str | None = None
+    architecture: str | None = None
     restores: int | None = None
     forced: bool = False
     reason: str = ""
@@ -167,7 +167,7 @@ def _read_version(version: Version, _: object) -> VersionSummary:
     return VersionSummary(
         run_id=metadata.run_id,
         published=metadata.published,
-        recipe=metadata.config.get("recipe") or metadata.config.get("architecture"),
+        architecture=metadata.config.get("architecture"),
         restores=metadata.restores,
         forced=metadata.forced or decision.forced,
         reason=decision.reason,
