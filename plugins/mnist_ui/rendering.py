@@ -22,17 +22,21 @@ from mnist_ui.report import Report, figure
 TRAINING, ROLLBACK = "mnist_training", "mnist_rollback"
 HERE = Path(__file__).parent
 
+
+def written(value: object, digits: int, sign: str) -> str:
+    """A whole number with commas, any other with this many digits behind the point, `-` for what is no number."""
+    if isinstance(value, int):
+        return f"{value:{sign},}"
+    return f"{value:{sign}.{digits}f}" if isinstance(value, float) else "-"
+
+
 # A value that a damaged version or one of an older release does not have is left blank.
 templates = Environment(
     loader=FileSystemLoader(HERE / "templates"), autoescape=True, undefined=ChainableUndefined, trim_blocks=True
 )
 templates.filters["number"] = lambda value, digits=4: f"{value:.{digits}f}" if isinstance(value, int | float) else "-"
-templates.filters["signed"] = lambda value, digits=4: (
-    "-" if value is None else f"{value:+,}" if isinstance(value, int) else f"{value:+.{digits}f}"
-)
-templates.filters["value"] = lambda value, digits=4: (
-    "-" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:.{digits}f}"
-)
+templates.filters["value"] = lambda value, digits=4: written(value, digits, "")
+templates.filters["signed"] = lambda value, digits=4: written(value, digits, "+")
 templates.filters["json"] = lambda plot: htmlsafe_json_dumps(asdict(plot))
 templates.filters["minute"] = lambda text: str(text)[:16].replace("T", " ") if text else "-"
 templates.filters["time"] = lambda text: str(text)[:19].replace("T", " ") + " UTC" if text else "-"

@@ -430,7 +430,7 @@ def test_what_lies_beyond_accuracy_is_shown_for_both_models(
 
     assert promoted
     assert "thin strokes 900 0.9850 0.9800" in text
-    assert "faint 2000 0.9600 0.9600" in text
+    assert "faint 2,000 0.9600 0.9600" in text
     assert "calibration error 0.0020 0.0020" in text
     assert "80 images only the candidate gets right, 30 only the champion" in text
     assert "p = 0.000: more than chance" in text
@@ -492,7 +492,7 @@ def test_a_promoted_run_and_its_version_show_all_that_is_known(
     assert "a change of +0.0050, is within the allowed -0.0060" in text
     assert "5 epochs in numbers" in text
     assert "1 0.3000 0.9000 0.7" in text
-    assert "0 1000 0.9850 0.9850 0.9850 0.9800 0.9800 0.9800" in text
+    assert "0 1,000 0.9850 0.9850 0.9850 0.9800 0.9800 0.9800" in text
     assert "Confusion" in text
     assert "Test image 37 is 1, taken for 2 with probability 0.990" in text
     assert "Device CPU (2 cores)" in text
