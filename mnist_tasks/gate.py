@@ -45,6 +45,7 @@ INTEGRITY, APPROVAL = "integrity", "approval"
 
 # The test images may be the cause if one of these fails, so the reason names the accuracy on each part of them.
 ACCURACY_RULES = {"min_accuracy", "max_accuracy", "max_regression", "max_champion_drop"}
+COLLAPSED = 0.5  # the share of the images with the same answer, and the accuracy below which a training has failed
 REASONS_TO_APPROVE = ("min_accuracy", "max_regression")
 
 Outcome = Literal["approved", "rejected", "refused"]
@@ -102,9 +103,32 @@ def decide(
         return Decision("approved", True, f"forced ({config.force_reason}) although {joined_messages(failed)}", checks)
     if failed:
         parts = _accuracy_on_parts(failed, "candidate", candidate)
+        if collapse := _collapse(candidate):  # all the other failures follow from it
+            return Decision("rejected", False, f"{collapse}; {failed[0].message}", checks)
         return Decision("rejected", False, joined_messages(failed) + parts, checks)
     reasons = [check.message for check in quality if check.slice == OVERALL and check.rule in REASONS_TO_APPROVE]
     return Decision("approved", False, "; ".join(reasons), checks)
+
+
+def _collapse(candidate: ModelEvaluation) -> str:
+    """What has become of a training that gives one answer for most images; nothing if it has not.
+
+    No digit is more than half of a test set that is worth measuring on.
+    """
+    rows = candidate.confusion if isinstance(candidate.confusion, list) else []
+    answers = [sum(column) for column in zip(*rows, strict=False)] if all(map(_counts, rows)) else []
+    share = max(answers) / sum(answers) if sum(answers) else 0.0
+    if share <= COLLAPSED or (metric_of("accuracy", candidate) or 0.0) >= COLLAPSED:
+        return ""
+    return (
+        f"the training has failed: {share:.0%} of the test images are taken for a {answers.index(max(answers))}; lower "
+        "the learning rate"
+    )
+
+
+def _counts(row: object) -> bool:
+    """Whether a value is a row of a confusion matrix."""
+    return isinstance(row, list) and all(isinstance(count, int) and count >= 0 for count in row)
 
 
 def with_approval(decision: Decision, approval: Approval) -> Decision:

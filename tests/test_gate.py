@@ -364,6 +364,45 @@ def test_on_the_first_run_only_the_changes_are_skipped() -> None:
     assert "no champion yet" in decision.reason
 
 
+def constant(share: float = 1.0) -> list[list[int]]:
+    """Return the confusion matrix of a model that takes this share of the images of each digit for a 1."""
+    mistaken = round(1000 * share)
+    rows = []
+    for digit in range(DIGITS):
+        row = [0] * DIGITS
+        row[1] += mistaken
+        row[digit] += 1000 - mistaken
+        rows.append(row)
+    return rows
+
+
+def test_a_training_that_blew_up_is_called_that_and_not_one_of_thirty_failures() -> None:
+    bad = digits({digit: {"recall": 0.1, "precision": 0.0} for digit in range(DIGITS)})
+    candidate = evaluation(accuracy=0.1135, loss=2.3, digits=bad, confusion=constant())
+    decision = decide(candidate, evaluation(), POLICY)
+    assert decision.reason == (
+        "the training has failed: 100% of the test images are taken for a 1; lower the learning rate; accuracy 0.1135 "
+        "is below the minimum of 0.9700"
+    )
+    assert len(failed(decision)) > 20
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"accuracy": 0.6, "confusion": constant(0.4)},
+        {"accuracy": 0.4, "confusion": []},
+        {"accuracy": 0.4, "confusion": [[0] * DIGITS] * DIGITS},
+        {"accuracy": 0.4, "confusion": "text"},
+        {"accuracy": 0.4, "confusion": [["1"]]},
+        {"accuracy": 0.4},
+    ],
+)
+def test_other_bad_models_are_not_called_so(changes: dict[str, Any]) -> None:
+    decision = decide(evaluation(**changes), None, POLICY)
+    assert decision.reason.startswith(f"accuracy {changes['accuracy']:.4f} is below the minimum of 0.9700")
+
+
 def test_an_empty_champion_is_not_the_same_as_none() -> None:
     decision = decide(evaluation(), {}, POLICY)
 
