@@ -272,7 +272,7 @@ def test_a_rejected_run_says_why(ui: Ui, first_run: str) -> None:
     assert first_run
     frame = ui.model_tab(ui.train(answer=None, min_accuracy=0.99))
 
-    expect(frame.get_by_text(re.compile(r"Rejected\. accuracy 0\.\d+ is below the minimum of 0\.9900"))).to_be_visible()
+    expect(frame.get_by_text(re.compile(r"Rejected: accuracy 0\.\d+ is below the minimum of 0\.9900"))).to_be_visible()
     ui.shoot("rejected")
 
 
@@ -352,7 +352,7 @@ def test_a_failed_run_says_why_before_anything_else(ui: Ui, first_run: str) -> N
     assert ui.wait_for(api_path("mnist_training", run_id), "success", "failed") == "failed"
 
     frame = ui.model_tab(run_id)
-    expect(frame.get_by_text(re.compile(r"load failed\. .*/nowhere/digits\.npz"))).to_be_visible()
+    expect(frame.get_by_text(re.compile(r"load failed: .*/nowhere/digits\.npz"))).to_be_visible()
     ui.shoot("failed")
     frame.get_by_role("link", name="Log of load").click()
     ui.page.wait_for_url(re.compile(r"/tasks/load\?try_number=1"))

@@ -391,7 +391,7 @@ def test_after_a_rejected_first_run_there_is_still_no_model_and_the_run_says_why
     promote(evaluated_run(home, run_id, accuracy=0.95), home.models, GateConfig())
     assert "No model yet" in browser.get("/models").text
     page = browser.get(f"/runs/mnist_training/{run_id}")
-    assert "Rejected. accuracy 0.9500 is below the minimum of 0.9700" in page.text
+    assert "Rejected: accuracy 0.9500 is below the minimum of 0.9700" in page.text
     assert "no champion yet to compare with" in page.text
     assert "There is no champion." in page.text
     assert "failed min_accuracy accuracy overall 0.9500 0.9700 -" in page.text
@@ -447,7 +447,7 @@ def test_a_run_on_which_nothing_has_changed_says_so(
 
     page = browser.get(f"/runs/mnist_training/{run_id}")
 
-    assert "Unchanged. nothing has changed since version 1. Version 1 is champion." in page.text
+    assert "Unchanged: nothing has changed since version 1. Version 1 is champion." in page.text
     assert promoted not in page.text
 
 
@@ -486,7 +486,7 @@ def test_a_promoted_run_and_its_version_show_all_that_is_known(
     run_id = promoted_run(home, airflow, 0.985, champion=(1, 0.98))
     page = browser.get("/models/2" if of_version else f"/runs/mnist_training/{run_id}")
     text = page.text
-    assert ("Promoted." if of_version else "Promoted as version 2 .") in text
+    assert ("Promoted:" if of_version else "Promoted as version 2 :") in text
     assert "accuracy 0.9850 0.9800" in text
     assert "champion (version 1)" in text
     assert "a change of +0.0050, is within the allowed -0.0060" in text
@@ -536,8 +536,8 @@ def test_a_forced_version_is_marked_everywhere(browser: Browser, home: Workspace
     models = browser.get("/models").text
     assert f"Forced {reason}" in models
     assert "forced" in models.split("Versions", 1)[1]
-    assert f"Forced. {reason}" in browser.get("/models/1").text
-    assert f"Forced as version 1 . {reason}" in browser.get(f"/runs/mnist_training/{run_id}").text
+    assert f"Forced: {reason}" in browser.get("/models/1").text
+    assert f"Forced as version 1 : {reason}" in browser.get(f"/runs/mnist_training/{run_id}").text
 
 
 def test_a_refused_run_says_what_cannot_be_trusted(browser: Browser, home: Workspace, airflow: Airflow) -> None:
@@ -545,7 +545,7 @@ def test_a_refused_run_says_what_cannot_be_trusted(browser: Browser, home: Works
     with pytest.raises(ModelError, match="refused"):
         promote(evaluated_run(home, run_id, integrity=False), home.models, GateConfig())
     page = browser.get(f"/runs/mnist_training/{run_id}")
-    assert "Refused. the candidate: loads: False; the candidate: saved model loads: False" in page.text
+    assert "Refused: the candidate: loads: False; the candidate: saved model loads: False" in page.text
     assert "There is no champion." in page.text
     assert "failed integrity candidate loads" in page.text
 
@@ -562,7 +562,8 @@ def test_an_approved_run_is_promoted_only_once_it_is_published(
     page = browser.get(f"/runs/mnist_training/{run_id}").text
 
     assert "Promoted" not in page
-    assert "Approved by the gate, but not published. the champion is version 1, but the candidate was compared" in page
+    words = "the champion is version 1, but the candidate was compared"
+    assert f"Approved by the gate, but not published. Publishing failed: {words}" in page
     assert "The gate's reason: accuracy 0.9800 reaches the minimum of 0.9700" in page
     assert "Version 1 is champion." in page
 
@@ -576,7 +577,7 @@ def test_what_an_older_release_called_promoted_is_looked_up(
         write_json(home.run(run_id) / "decision.json", record)
 
     assert "Approved by the gate, but not published." in browser.get(f"/runs/mnist_training/{failed}").text
-    assert "Promoted as version 1 ." in browser.get(f"/runs/mnist_training/{promoted}").text
+    assert "Promoted as version 1 :" in browser.get(f"/runs/mnist_training/{promoted}").text
 
 
 @pytest.mark.parametrize("forced", [False, True])
@@ -594,7 +595,7 @@ def test_a_run_that_was_stopped_after_the_link_has_moved_is_promoted(
 
     page = browser.get(f"/runs/mnist_training/{run_id}").text
 
-    assert f"{'Forced' if forced else 'Promoted'} as version 1 ." in page
+    assert f"{'Forced' if forced else 'Promoted'} as version 1 :" in page
 
 
 def test_a_version_that_a_kill_has_left_was_never_champion(
@@ -619,7 +620,7 @@ def test_a_night_like_one_that_was_rejected_is_no_success(browser: Browser, home
 
     page = browser.get(f"/runs/mnist_training/{run_id}")
 
-    assert "Unchanged. nothing has changed since that. There is no champion." in page.text
+    assert "Unchanged: nothing has changed since that. There is no champion." in page.text
     assert "banner passed" not in page.html
 
 
@@ -670,7 +671,7 @@ def test_a_run_that_failed_before_the_gate_leads_to_the_log(
     assert home.root
     run_id = airflow.run(state=DagRunState.FAILED, load="failed")
     page = browser.get(f"/runs/mnist_training/{run_id}")
-    assert "load failed. it left no message, as when its process is killed" in page.text
+    assert "load failed: it left no message, as when its process is killed" in page.text
     assert "The run failed before the gate decided. There is no champion." in page.text
     assert f'href="/dags/mnist_training/runs/{run_id}/tasks/load?try_number=0"' in page.html
 
@@ -683,7 +684,7 @@ def test_the_banner_of_a_failed_run_has_the_message_of_the_task(
     run_id = airflow.run(state=DagRunState.FAILED, load="failed", train="upstream_failed")
     airflow.hand_on(run_id, "load", message)
     page = browser.get(f"/runs/mnist_training/{run_id}")
-    assert f"load failed. {message}. Log of load" in page.text
+    assert f"load failed: {message}. Log of load" in page.text
     assert "train failed" not in page.text
 
 
@@ -692,14 +693,14 @@ def test_a_task_that_is_tried_again_says_why(browser: Browser, home: Workspace, 
     run_id = airflow.run(state=DagRunState.RUNNING, load="success", train="up_for_retry")
     airflow.hand_on(run_id, "train", "[Errno 28] No space left on device")
     page = browser.get(f"/runs/mnist_training/{run_id}")
-    assert "train failed and is tried again. [Errno 28] No space left on device." in page.text
+    assert "train failed and is tried again: [Errno 28] No space left on device." in page.text
 
 
 def test_a_rejection_that_fails_the_run_is_told_once(browser: Browser, home: Workspace, airflow: Airflow) -> None:
     run_id = airflow.run(state=DagRunState.FAILED, promote="failed")
     promote(evaluated_run(home, run_id, 0.5), home.models, GateConfig())
     text = browser.get(f"/runs/mnist_training/{run_id}").text
-    assert "Rejected. accuracy 0.5000 is below the minimum" in text
+    assert "Rejected: accuracy 0.5000 is below the minimum" in text
     assert "promote failed" not in text
 
 
@@ -845,7 +846,7 @@ def test_a_move_to_what_is_no_version_is_left_out(browser: Browser, home: Worksp
     with home.models.joinpath("history.jsonl").open("a") as file:
         file.write(event)
     assert "Champion: version 1" in browser.get("/models").text
-    assert "Promoted as version 1 ." in browser.get(f"/runs/mnist_training/{promoted}").text
+    assert "Promoted as version 1 :" in browser.get(f"/runs/mnist_training/{promoted}").text
 
 
 @pytest.mark.parametrize("target", ["7", "../runs", "nowhere", None])
@@ -981,8 +982,8 @@ def test_a_rollback_is_shown_by_its_run_its_version_and_the_list(
     assert f'href="/dags/mnist_rollback/runs/{run_id}"' in listed.html
     assert "damaged" not in browser.get("/models/3").text
     # The run that trained the restored model still belongs to version 1.
-    assert "Promoted as version 1 ." in browser.get(f"/runs/mnist_training/{promoted}").text
-    assert "Promoted as version 2 ." in browser.get(f"/runs/mnist_training/{second}").text
+    assert "Promoted as version 1 :" in browser.get(f"/runs/mnist_training/{promoted}").text
+    assert "Promoted as version 2 :" in browser.get(f"/runs/mnist_training/{second}").text
 
 
 @pytest.mark.parametrize(
@@ -1025,7 +1026,7 @@ def test_what_an_older_release_wrote_is_shown_without_what_it_did_not_write(
     assert "0.9800 0.0700" in listed
     assert "mlp" in listed
     assert f"now 1 promoted {promoted} good" in listed
-    for path, banner in (("/models/1", "Promoted."), (f"/runs/mnist_training/{promoted}", "Promoted as version 1 .")):
+    for path, banner in (("/models/1", "Promoted:"), (f"/runs/mnist_training/{promoted}", "Promoted as version 1 :")):
         page = browser.get(path).text
         assert f"{banner} good enough" in page
         assert "passed min_accuracy accuracy overall 0.9800 0.9700" in page
