@@ -59,6 +59,8 @@ class Verifier:
                 known = self._known.get(version)
                 if known is None or known[0] != signature:
                     found = find_damage(models, version, history)
+                    if found and frozenset(_signatures(str(version.folder))) != signature:
+                        continue  # it was moved, pruned or repaired meanwhile
                     self._known[version] = signature, f"{found[0].removesuffix(WAY_OUT)}{WAY_OUT}" if found else None
             for gone in self._known.keys() - set(versions):
                 del self._known[gone]

@@ -9,9 +9,11 @@ import pytest
 from airflow.api_fastapi.app import create_app, purge_cached_app
 from airflow.dag_processing.dagbag import BundleDagBag, sync_bag_to_db
 from airflow.models.dagbundle import DagBundleModel
+from airflow.models.dagrun import DagRun
 from airflow.utils.db import initdb
 from airflow.utils.session import create_session
 from fastapi import FastAPI
+from sqlalchemy import select
 
 from mnist_tasks.workspace import PROJECT, Workspace
 from tests.plugins.site import BUNDLE, Airflow, Browser, promoted_run
@@ -44,6 +46,9 @@ def browser(server: FastAPI) -> Browser:
 @pytest.fixture
 def airflow(server: FastAPI) -> Iterator[Airflow]:
     assert server.routes
+    with create_session() as session:  # what the tests of the DAGs have left in this worker's database
+        for run in session.scalars(select(DagRun)).all():
+            session.delete(run)
     made = Airflow()
     yield made
     with create_session() as session:
