@@ -633,6 +633,11 @@ class HistoryEvent(Document):
     metadata_sha256: str | None = None
 
     @property
+    def publisher(self) -> str | None:
+        """The run, or the person, that caused it; an older release wrote only the run."""
+        return self.published_by or self.run_id
+
+    @property
     def is_move(self) -> bool:
         """Whether the champion link has moved, also if it has gone."""
         return "to" in self.model_fields_set

@@ -115,7 +115,7 @@ def _collapse(candidate: ModelEvaluation) -> str:
 
     No digit is more than half of a test set that is worth measuring on.
     """
-    rows = candidate.confusion if isinstance(candidate.confusion, list) else []
+    rows = entries(candidate.confusion, list)
     answers = [sum(column) for column in zip(*rows, strict=False)] if all(map(_counts, rows)) else []
     share = max(answers) / sum(answers) if sum(answers) else 0.0
     if share <= COLLAPSED or (metric_of("accuracy", candidate) or 0.0) >= COLLAPSED:
@@ -126,9 +126,9 @@ def _collapse(candidate: ModelEvaluation) -> str:
     )
 
 
-def _counts(row: object) -> bool:
-    """Whether a value is a row of a confusion matrix."""
-    return isinstance(row, list) and all(isinstance(count, int) and count >= 0 for count in row)
+def _counts(row: list[object]) -> bool:
+    """Whether a list is a row of a confusion matrix."""
+    return all(isinstance(count, int) and count >= 0 for count in row)
 
 
 def with_approval(decision: Decision, approval: Approval) -> Decision:

@@ -58,9 +58,8 @@ def published_as(run: Path, models: ModelDirectory) -> int | None:
     """
     weights = _weights(run)
     for event in reversed(models.history()):
-        publisher = event.published_by or event.run_id  # an older release wrote only the run
         same_weights = weights is None or event.weights_sha256 in (None, weights)
-        if event.to is not None and event.restores is None and publisher == run.name and same_weights:
+        if event.to is not None and event.restores is None and event.publisher == run.name and same_weights:
             return event.to
     return None
 

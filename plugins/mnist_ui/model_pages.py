@@ -72,7 +72,8 @@ def models_page(request: Request, session: SessionDep) -> HTMLResponse:
     workspace = Workspace.from_environment()
     models = ModelDirectory(workspace.models)
     found = overview(models, workspace.runs, datetime.now(timezone.utc))
-    last_nights, damaged = nights(session, TRAINING, workspace), VERIFIER.problems(models)
+    moves = [reign.event for reign in reversed(found.reigns)]
+    last_nights, damaged = nights(session, TRAINING, workspace, moves), VERIFIER.problems(models)
     # The page depends on nothing else, so it is rendered again only if this has changed.
     shown = (found, last_nights, damaged)
     last = LAST_RENDERED.get(root_of(request))

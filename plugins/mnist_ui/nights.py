@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
@@ -12,8 +13,7 @@ from airflow.models.taskinstance import TaskInstance
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from mnist_tasks.documents import DecisionSummary
-from mnist_tasks.registry.model_directory import ModelDirectory
+from mnist_tasks.documents import DecisionSummary, HistoryEvent
 from mnist_tasks.registry.version import DECISION
 from mnist_tasks.system.errors import InputError
 from mnist_tasks.workspace import Workspace
@@ -41,13 +41,14 @@ class Night:
     version: int | None = None
 
 
-def nights(session: Session, dag_id: str, workspace: Workspace) -> list[Night]:
+def nights(session: Session, dag_id: str, workspace: Workspace, moves: Iterable[HistoryEvent]) -> list[Night]:
     """The last runs, the newest first.
 
     Args:
         session: Airflow's database.
         dag_id: the training's.
-        workspace: with the runs' folders and the model directory.
+        workspace: with the runs' folders.
+        moves: of the champion link, the oldest first.
     """
     query = (
         select(DagRun.run_id, DagRun.state, DagRun.run_after)
@@ -65,12 +66,7 @@ def nights(session: Session, dag_id: str, workspace: Workspace) -> list[Night]:
     waiting = set(session.scalars(states))
     failed = [row.run_id for row in rows if row.state == "failed"]
     messages = messages_of(session, dag_id, failed) if failed else {}
-    # An older release wrote only the run.
-    published = {
-        event.published_by or event.run_id: event.to
-        for event in ModelDirectory(workspace.models).history()
-        if event.to and event.restores is None
-    }
+    published = {event.publisher: event.to for event in moves if event.to and event.restores is None}
     return [
         _night(
             row.run_id,

@@ -141,8 +141,7 @@ def _moves(models: ModelDirectory) -> list[HistoryEvent]:
 
 def moves_by(run_id: str, models: ModelDirectory) -> list[HistoryEvent]:
     """The moves with which a run made a version champion, the oldest first."""
-    # An older release wrote only the run.
-    return [event for event in _moves(models) if event.to and (event.published_by or event.run_id) == run_id]
+    return [event for event in _moves(models) if event.to and event.publisher == run_id]
 
 
 def was_champion(number: int, models: ModelDirectory) -> bool:

@@ -34,14 +34,8 @@ HEADERS = {
     "referrer-policy": "same-origin",
     "cache-control": "no-store",
 }
-
-
 BUNDLE = "dags-folder"
-
-
 NOW = datetime(2026, 11, 24, 2, tzinfo=timezone.utc)
-
-
 UNIQUE = count()
 
 
