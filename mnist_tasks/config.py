@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 from pydantic import Field, WithJsonSchema, model_validator
 
@@ -240,6 +241,26 @@ class RecipeName(Parameters):
         + ", ".join(f"`{name}` ({recipe.purpose})" for name, recipe in RECIPES.items())
         + ".",
     )
+
+
+# Where a training ran, not what it did; and a precision that is chosen for the device.
+NOT_OF_A_RECIPE = {"device", "strategy", "image_memory", "tensorboard", "precision"}
+
+
+def recipe_of(config: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The recipe that training parameters are closest to, and those of them that differ from it.
+
+    Args:
+        config: parameters by name, as `metadata.json` has them, also of an earlier release.
+    """
+    defaults = {name: field.default for name, field in TrainConfig.model_fields.items()}
+    own = {name: value for name, value in config.items() if name in defaults and name not in NOT_OF_A_RECIPE}
+    different = {
+        name: {key: value for key, value in own.items() if value != {**defaults, **recipe.parameters}[key]}
+        for name, recipe in RECIPES.items()
+    }
+    closest = min(different, key=lambda name: len(different[name]))
+    return closest, different[closest]
 
 
 class UnchangedConfig(Parameters):

@@ -256,6 +256,24 @@ class TrainingHistory(JsonFile, RootModel[list[Epoch]]):
     """`history.json`: the epochs of a training, in order."""
 
 
+@dataclass(frozen=True)
+class ProgressPoint:
+    """The loss of the training at one moment: the mean over the epoch so far, in nats. `epochs` counts parts of one."""
+
+    epochs: float
+    loss: float
+
+
+class TrainingProgress(Document):
+    """`progress.json`, only while a training runs: `images` of the `of` images of this epoch are done."""
+
+    epoch: int
+    epochs: int
+    images: int
+    of: int
+    points: list[ProgressPoint] = []
+
+
 class Training(Document):
     """`training.json`: what was trained from what, where, and the digest of the weights.
 

@@ -22,7 +22,7 @@ from mnist_tasks.registry.publishing import publish
 from mnist_tasks.registry.version import CARD, DECISION, EVALUATION, METADATA, MODEL, SAVED_MODEL, Version
 from mnist_tasks.system.errors import ModelError
 from mnist_tasks.system.files import copy, sha256, write_atomically
-from mnist_tasks.system.task_log import log_resources
+from mnist_tasks.system.task_log import log_group, log_resources
 from mnist_tasks.training.fingerprint import remember_rejection
 
 log = logging.getLogger(__name__)
@@ -67,8 +67,14 @@ def promote(run: Path, models: Path, config: GateConfig, approval: Approval | No
                 f"{run / EVALUATION} is not the evaluation that was approved or rejected; clear the approve task"
             )
         decision = with_approval(decision, approval)
-    for line in report(decision.checks):
+    lines = list(report(decision.checks))
+    failed = [line for line in lines if line.startswith("failed")]
+    for line in failed:
         log.info("%s", line)
+    with log_group(log, "the other checks" if failed else "the checks"):
+        for line in lines:
+            if line not in failed:
+                log.info("%s", line)
     record = decision_record(
         run.name,
         decision.outcome,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mnist_tasks.config import TrainConfig
+from mnist_tasks.config import TrainConfig, recipe_of
 from mnist_tasks.data.dataset import Dataset
 from mnist_tasks.documents import Epoch, Training, TrainingHistory
 from mnist_tasks.registry.version import MODEL, SAVED_MODEL
@@ -26,6 +26,7 @@ from mnist_tasks.training.checkpoint import Checkpoint, Progress
 from mnist_tasks.training.fingerprint import SETTINGS_WITHOUT_EFFECT_ON_WEIGHTS, fingerprint
 from mnist_tasks.training.image_chunks import Indices
 from mnist_tasks.training.loop import build, fit
+from mnist_tasks.training.progress import ProgressFile
 from mnist_tasks.training.provenance import git_commit, hardware, kernel_variables, library_versions
 from mnist_tasks.training.tensorboard import EventFiles
 
@@ -105,6 +106,7 @@ def train(dataset_folder: Path, config: TrainConfig, run: Path) -> Trained:
     )
     digest = _write(run, published_model(config, model), training, progress.epochs)
     checkpoint.remove()
+    (run / "progress.json").unlink(missing_ok=True)
     loss, accuracy = final.metrics["loss"], final.metrics["accuracy"]
     return Trained(dataset.digest, digest, loss, accuracy, seconds, device)
 
@@ -112,10 +114,17 @@ def train(dataset_folder: Path, config: TrainConfig, run: Path) -> Trained:
 def _log_start(config: TrainConfig, device: str, environment: Mapping[str, str], images: int) -> None:
     no_gpu = config.device == "auto" and device.startswith("CPU")
     log.info("training on the %s%s", device, ": TensorFlow sees no GPU" if no_gpu else "")
-    log.info("%s images", f"{images:,}")
+    log.info("%s images; %s", f"{images:,}", _recipe(config))
     with log_group(log, "the recipe"):
         for name, value in [*config, *environment.items()]:
             log.info("%s: %s", name, value)
+
+
+def _recipe(config: TrainConfig) -> str:
+    """The recipe and what differs from it, in one line."""
+    recipe, different = recipe_of(config.model_dump())
+    changes = ", ".join(f"{name} {value}" for name, value in different.items())
+    return f"recipe {recipe} but for {changes}" if changes else f"recipe {recipe}"
 
 
 def _what_epochs_depend_on(
@@ -159,6 +168,7 @@ def _run_epochs(
         indices=indices,
         validation_indices=validation_indices,
         image_memory=config.image_memory * MB,
+        watcher=ProgressFile(run / "progress.json", config.epochs),
     )
     events = EventFiles(run / "tensorboard", progress.epochs) if config.tensorboard else None
     while not progress.is_over(config):

@@ -24,6 +24,7 @@ import httpx
 from airflow_api import LaunchError
 from filelock import FileLock, Timeout
 from process_tree import become_subreaper, stop_descendants
+from progress import say, waiting
 from surroundings import HOST, USER, surroundings, unusable_proxies
 
 from mnist_tasks import installation
@@ -112,7 +113,8 @@ class LocalAirflow:
     def client(self) -> Iterator[httpx.Client]:
         """A client of the REST API that is logged in as admin, once the API server and the scheduler work."""
         with httpx.Client(base_url=self.url, timeout=30, trust_env=False) as client:
-            self._wait_until_ready(client)
+            with waiting(lambda seconds: f"  starting its services: {seconds:.0f} s"):
+                self._wait_until_ready(client)
             password = json.loads(self.passwords.read_text())[USER]
             answer = client.post("/auth/token", json={"username": USER, "password": password}).raise_for_status()
             client.headers["Authorization"] = f"Bearer {answer.json()['access_token']}"
@@ -173,16 +175,24 @@ def local_airflow(
         stack.enter_context(_only_one(home))
         _check_port(port)
         become_subreaper()
-        stack.callback(stop_descendants)
+        stack.callback(_stop)
         airflow = LocalAirflow(home, port, passwords, {**_own_settings(workspace), **settings})
-        _migrate(airflow)
+        say("starting Airflow")
+        with waiting(lambda seconds: f"  making Airflow's database: {seconds:.0f} s"):
+            _migrate(airflow)
         # Writes the DAG to the database at once; the DAG processor's first round comes later.
         reserialize = airflow.spawn("dags-reserialize", "dags", "reserialize")
         airflow.services["api-server"] = airflow.spawn("api-server", "api-server")
         for name, arguments in services.items():
             airflow.services[name] = airflow.spawn(name, *arguments)
-        airflow.complete("dags-reserialize", reserialize)
+        with waiting(lambda seconds: f"  reading the DAGs: {seconds:.0f} s"):
+            airflow.complete("dags-reserialize", reserialize)
         yield airflow
+
+
+def _stop() -> None:
+    with waiting(lambda seconds: f"stopping Airflow: {seconds:.0f} s"):
+        stop_descendants()
 
 
 def _new_password(path: Path) -> str | None:

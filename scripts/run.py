@@ -29,13 +29,15 @@ import httpx
 from airflow_api import DAG, UNFINISHED, LaunchError, Run, describe, fail_interrupted, require_dag
 from local_airflow import free_port, local_airflow
 from process_tree import Stopped, stop_on_signals
+from progress import say, waiting
 
 from mnist_tasks import installation
-from mnist_tasks.documents import DecisionRecord
+from mnist_tasks.data.sources import find
+from mnist_tasks.documents import DecisionRecord, TrainingProgress
 from mnist_tasks.registry import outcome as became
 from mnist_tasks.registry.model_directory import ModelDirectory
 from mnist_tasks.run_parameters import RunConfig, run_form
-from mnist_tasks.system.errors import TaskError
+from mnist_tasks.system.errors import ModelError, TaskError
 from mnist_tasks.workspace import Workspace
 
 PROMOTED, REJECTED, FAILED = 0, 1, 2
@@ -58,7 +60,7 @@ def stopped() -> str:
 def run_once(arguments: list[str]) -> int:
     """Start Airflow, run the DAG once, stop Airflow, and return the exit status."""
     parameters = parse(arguments)
-    check(parameters)
+    find(check(parameters).data.source)
     if installation.value("MNIST_APPROVAL"):
         raise LaunchError(
             "MNIST_APPROVAL is set, and this command has no UI in which a person could approve the model; trigger "
@@ -86,10 +88,10 @@ def run_once(arguments: list[str]) -> int:
                 raise
 
 
-def check(parameters: dict[str, Any]) -> None:
+def check(parameters: dict[str, Any]) -> RunConfig:
     """Refuse settings and parameters that the DAG would refuse, before anything starts."""
     installation.check()
-    RunConfig.from_parameters({**installation.value("MNIST_PARAMS"), **parameters})
+    return RunConfig.from_parameters({**installation.value("MNIST_PARAMS"), **parameters})
 
 
 def exit_status(work: Callable[[], int], stopped: Callable[[], str]) -> int:
@@ -125,52 +127,73 @@ def parse(arguments: Iterable[str]) -> dict[str, Any]:
 
 @dataclass
 class Seen:
-    """What has been printed about a task: its state, the try, how much of its log, and the last error in the log."""
+    """What has been printed about a task: its state, the try, how much of its log, and the last error in the log.
+
+    `folded` is whether the log is within a group of lines that Airflow's UI folds.
+    """
 
     state: str | None = None
     try_number: int = 0
     log_bytes: int = 0
     reason: str | None = None
+    folded: bool = False
 
 
 def follow(run: Run, workspace: Workspace) -> int:
     """Print the progress of a run until it ends, then its outcome; return the exit status."""
-    print(f"{DAG} {run.id}")
+    say(f"{DAG} {run.id}")
     seen = {name: Seen() for name in TASKS}
-    while True:
-        state = run.get()
-        tasks = {task["task_id"]: task for task in run.get("/taskInstances")["task_instances"]}
-        for name in TASKS:
-            show(run, tasks[name], seen[name])
-        if state["state"] not in UNFINISHED:
-            break
-        time.sleep(POLL_SECONDS)
+    folder = workspace.run_folder(run.id)
+    with waiting(lambda seconds: f"    {at_work(seen, folder)}, {seconds:.0f} s after the trigger"):
+        while True:
+            state = run.get()
+            tasks = {task["task_id"]: task for task in run.get("/taskInstances")["task_instances"]}
+            for name in TASKS:
+                show(run, tasks[name], seen[name])
+            if state["state"] not in UNFINISHED:
+                break
+            time.sleep(POLL_SECONDS)
     queued, ended = (datetime.fromisoformat(state[key].replace("Z", "+00:00")) for key in ("queued_at", "end_date"))
     print(f"{DAG} {state['state']} {(ended - queued).total_seconds():.1f} s after it was triggered\n")
-    return outcome(tasks["promote"]["state"], workspace, workspace.run(run.id))
+    return outcome(tasks["promote"]["state"], workspace, folder)
+
+
+def at_work(seen: dict[str, Seen], folder: Path) -> str:
+    """What the run is doing, from its tasks and its folder."""
+    running = [name for name, task in seen.items() if task.state == "running"]
+    if "train" in running:
+        with suppress(ModelError, OSError):  # the file is there only within an epoch of some seconds
+            now = TrainingProgress.read(folder / "progress.json", "")
+            return (
+                f"epoch {now.epoch}/{now.epochs}: {now.images:,} of {now.of:,} images, loss {now.points[-1].loss:.4f}"
+            )
+    return f"{' and '.join(running)} is running" if running else "waiting for the next task"
 
 
 def show(run: Run, task: dict[str, Any], seen: Seen) -> None:
     """Print what is new about a task since the last call."""
     state, try_number = task["state"], task["try_number"]
     if try_number != seen.try_number:
-        seen.try_number, seen.log_bytes, seen.reason = try_number, 0, None
+        seen.try_number, seen.log_bytes, seen.reason, seen.folded = try_number, 0, None, False
     for line in new_lines(run.log_path(task["task_id"], try_number), seen):
         if line["event"].startswith("::"):
-            continue  # only tells the UI which lines to fold
-        if line.get("logger", "").startswith("mnist_tasks") or line["level"] in ("error", "critical"):
+            seen.folded = line["event"].startswith("::group::")
+            continue
+        ours = line.get("logger", "").startswith("mnist_tasks")
+        failed = line["level"] in ("error", "critical")
+        if failed or (ours and (line["level"] == "warning" or not seen.folded)):
             text = ": ".join([line["event"], *(error["exc_value"] for error in line.get("error_detail", [])[:1])])
-            print(f"    {text}", flush=True)
-            if line["level"] in ("error", "critical"):
+            say(f"    {text}")
+            if failed:
                 seen.reason = text
     if state != seen.state and state not in (None, "scheduled", "queued"):
         if state in ("failed", "up_for_retry") and seen.reason is None and task["end_date"]:
             services = run.logs / "services" / "scheduler.log"
             also = f"; the scheduler's may: {services}" if services.exists() else ""
-            print(f"    its log does not say why, as a process that is killed cannot{also}", flush=True)
+            say(f"    its log does not say why, as a process that is killed cannot{also}")
         again = f", try {try_number}" if try_number > 1 else ""
         then = run.next_try(task) if state == "up_for_retry" else ""
-        print(f"  {task['task_id']}: {state}{again}{then}", flush=True)
+        say(f"  {task['task_id']}: {state}{again}{then}")
     seen.state = state
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from mnist_tasks.config import RollbackConfig, TrainConfig
+from mnist_tasks.config import RollbackConfig, TrainConfig, recipe_of
 from mnist_tasks.gate_config import GateConfig
 from mnist_tasks.recipes import RECIPES
 from mnist_tasks.run_parameters import GROUPS, RunConfig, run_form
@@ -176,3 +176,14 @@ def test_a_rollback_needs_a_reason() -> None:
         with pytest.raises(InputError) as error:
             RollbackConfig(**values)
         assert str(error.value) == words
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_training_is_known_by_the_recipe_that_it_is_closest_to(recipe: str) -> None:
+    def named(**given: Any) -> tuple[str, dict[str, Any]]:
+        config = RunConfig.from_parameters({"recipe": recipe, **given}).training
+        return recipe_of({**config.model_dump(), "precision": "float32", "device": "cpu"})
+
+    assert named() == (recipe, {})
+    assert named(epochs=9, seed=7) == (recipe, {"epochs": 9, "seed": 7})
+    assert recipe_of({"architecture": "mlp", "epochs": 5, "unknown": 1}) == ("classic", {})

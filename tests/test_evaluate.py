@@ -33,6 +33,7 @@ from mnist_tasks.gate import decide
 from mnist_tasks.gate_config import GateConfig
 from mnist_tasks.promote import promote
 from mnist_tasks.registry.model_directory import ModelDirectory
+from mnist_tasks.registry.version import REPAIR, ROLLBACK
 from mnist_tasks.system.errors import InputError, ModelError, is_transient
 from mnist_tasks.system.files import read_json, sha256
 from mnist_tasks.train import train
@@ -439,7 +440,7 @@ def test_a_damaged_champion_is_named_with_the_way_out_and_stays(
     assert evaluated.champion_accuracy is None
     reason = refused(next_run, workspace)
     assert "which is not a version" in reason if damage == "dangling" else "models/1/model.keras" in reason
-    assert "run python -m mnist_tasks models repair" in reason
+    assert f"run {REPAIR}" in reason
     assert (workspace.models / "champion").readlink() == Path("1")
 
 
@@ -456,7 +457,7 @@ def test_a_champion_that_keras_cannot_load_is_named(
     evaluate(dataset, run.rename(run.with_name("second")), workspace.models)
 
     problem, way_out = failures(run.with_name("second"), "champion")
-    assert "go back with `models rollback`" in way_out
+    assert f"go back with `{ROLLBACK}`" in way_out
     assert problem.startswith(f"{champion / 'model.keras'} cannot be loaded and used")
 
 

@@ -367,7 +367,7 @@ def test_a_validation_split_is_measured_and_not_trained_on(
 
     train(dataset, TrainConfig(epochs=1, validation_split=0.1), workspace.run("new"))
 
-    assert "1,800 images" in caplog.messages
+    assert "1,800 images; recipe classic but for epochs 1, validation_split 0.1" in caplog.messages
     assert any(", val_loss 0." in message and ", val_accuracy 0." in message for message in caplog.messages)
     rows, held_out = split(2000, TrainConfig(validation_split=0.1))
     assert held_out is not None

@@ -19,7 +19,7 @@ from mnist_tasks.registry.retention import prune as prune_versions
 from mnist_tasks.registry.retirement import retire as retire_champion
 from mnist_tasks.registry.rollback import roll_back
 from mnist_tasks.registry.verification import has_lost_champion, problems
-from mnist_tasks.registry.version import Version
+from mnist_tasks.registry.version import ROLLBACK, Version
 from mnist_tasks.system.errors import InputError, ModelError
 from mnist_tasks.workspace import Workspace
 
@@ -216,7 +216,7 @@ def retire(reason: Reason, as_json: AsJson = False) -> int:
         number = retire_champion(models, reason, user())
     text = (
         f"version {number} is no longer champion; the next candidate is judged by the fixed bounds alone. TF Serving "
-        "sees no version: all are in models/retired. To undo it: models rollback --reason ..."
+        f"sees no version: all are in models/retired. To undo it: {ROLLBACK}"
     )
     answer(number, [text], as_json)
     return YES

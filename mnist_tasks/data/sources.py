@@ -69,24 +69,36 @@ def fetch(source: str | Path, folder: Path) -> tuple[Split, ...]:
     Raises:
         InputError: naming the file and what is wrong with it.
     """
-    if source == "builtin":
-        return _copy(BUILTIN, folder)
-    reach = AllowedSources.from_environment()
+    place = find(source)
     if source == "keras":
-        reach.source(KERAS_URL)
         return _copy(download_with_keras(), folder)
-    # A Path comes from the program itself, such as a batch in the inbox; text comes from the user.
-    place = reach.source(source) if isinstance(source, str) else source
     if isinstance(place, str):
         # Imported here: the file systems behind URLs take a while, and most nights need none.
         from mnist_tasks.data.download import download
 
         with tempfile.TemporaryDirectory(dir=folder, prefix=".download-") as temporary:
-            copy = download(place, Path(temporary), reach)
+            copy = download(place, Path(temporary), AllowedSources.from_environment())
             try:
                 return _copy(copy, folder)
             except InputError as error:
                 raise InputError(str(error).replace(str(copy), place)) from error
+    return _copy(place, folder)
+
+
+def find(source: str | Path) -> Path | str:
+    """Where a source lies: a path of this machine that exists, or a URL. Nothing is read and nothing is asked for.
+
+    Raises:
+        InputError: if it may not be read, or nothing that can be read is there.
+    """
+    if source == "builtin":
+        return BUILTIN
+    # A Path comes from the program itself, such as a batch in the inbox; text comes from the user.
+    place = source
+    if isinstance(source, str):
+        place = AllowedSources.from_environment().source(KERAS_URL if source == "keras" else source)
+    if isinstance(place, str):
+        return place
     with read_errors_named(place):
         exists = place.exists()
         usable = place.is_dir() or place.is_file()
@@ -96,7 +108,7 @@ def fetch(source: str | Path, folder: Path) -> tuple[Split, ...]:
         raise InputError(
             f"data source {str(source)!r} {problem}; use builtin, keras, a URL, or the absolute path of {FORMS}"
         )
-    return _copy(place, folder)
+    return place
 
 
 def read_source(source: str | Path) -> Digits:

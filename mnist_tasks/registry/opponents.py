@@ -13,8 +13,9 @@ from mnist_tasks.evaluation.measurement import Measured, measure
 from mnist_tasks.evaluation.test_images import TestImages, published_mnist_accuracy
 from mnist_tasks.registry.model_directory import ModelDirectory
 from mnist_tasks.registry.reference import best_first, last_champions
-from mnist_tasks.registry.version import WAY_OUT, Version
+from mnist_tasks.registry.version import ROLLBACK, WAY_OUT, Version
 from mnist_tasks.system.errors import InputError, ModelError, is_transient
+from mnist_tasks.system.suggestions import CLI
 
 log = logging.getLogger(__name__)
 
@@ -141,7 +142,10 @@ def _measured(models: ModelDirectory, version: Version, test: TestImages, librar
     findings = [Finding("files", True, f"the files of version {version.number} are as published")]
     findings += inspection.findings
     if not inspection.passed:
-        way_out = "go back with `models rollback` or, if no version can be used any more, to none with `models retire`"
+        way_out = (
+            f"go back with `{ROLLBACK}` or, if no version can be used any more, to none with `{CLI} models retire "
+            "--reason '...'`"
+        )
         findings.append(Finding("champion", False, f"version {version.number} cannot be measured; {way_out}"))
     measured = measure(inspection.model, findings, test)
     published_accuracy = published_mnist_accuracy(evaluation)
@@ -175,6 +179,6 @@ def _reproduced(
         libraries_text = f" ({', '.join(changed)})" if changed else ""
         message += (
             f"; the same model gives other answers here{libraries_text}: fix this machine or its libraries, or go "
-            "back with `models rollback`"
+            f"back with `{ROLLBACK}`"
         )
     return Finding("reproduction", passed, message, difference, bound)

@@ -20,6 +20,7 @@ from mnist_tasks.registry.version import (
     METADATA,
     PRUNED,
     RETIRED,
+    ROLLBACK,
     Version,
     version_name,
 )
@@ -69,7 +70,7 @@ def publish(
             if champion is None and version.retired:
                 raise ModelError(
                     f"version {version.number}, which {published_by} published, was retired and there is no champion "
-                    f"now; models rollback --to {version.number} makes it champion again"
+                    f"now; to make it champion again: {ROLLBACK} --to {version.number}"
                 )
             return version
         if number != replaces:

@@ -24,7 +24,7 @@ from mnist_tasks.registry.retirement import (
 )
 from mnist_tasks.registry.rollback import publish_again
 from mnist_tasks.registry.smoke_test import smoke_test
-from mnist_tasks.registry.version import METADATA, RETIRED, SAVED_MODEL, Version, version_name
+from mnist_tasks.registry.version import METADATA, RETIRED, ROLLBACK, SAVED_MODEL, Version, version_name
 from mnist_tasks.system.errors import ModelError
 from mnist_tasks.system.files import copy, fsync, sha256, write_atomically
 
@@ -249,9 +249,9 @@ def _give_up_champion(models: ModelDirectory, last: int | None) -> Iterator[str]
     models.history_file.append(
         HistoryEvent(time=now(), event="repaired", before=last, to=None, reason="no version is left")
     )
-    retired = ", ".join(str(version.number) for version in models.versions() if version.retired)
-    hint = f"; to use one of those that were retired, {retired}, run models rollback --to N" if retired else ""
-    yield NO_CHAMPION_LEFT + hint
+    retired = [str(version.number) for version in models.versions() if version.retired]
+    hint = f"; to use one of those that were retired, {', '.join(retired)}: {ROLLBACK} --to " if retired else ""
+    yield NO_CHAMPION_LEFT + hint + "".join(retired[-1:])
 
 
 def _publish_first_usable(

@@ -9,6 +9,7 @@ from typing import TypeVar
 from mnist_tasks.documents import DecisionRecord, Evaluation, EvaluationFigures, JsonFile, Metadata, ModelFigures
 from mnist_tasks.system.errors import ModelError
 from mnist_tasks.system.files import explained_read_errors, is_conclusive, sha256
+from mnist_tasks.system.suggestions import CLI
 
 D = TypeVar("D", bound=JsonFile)
 
@@ -18,7 +19,8 @@ METADATA, EVALUATION, DECISION, CARD = "metadata.json", "evaluation.json", "deci
 PRUNED, RETIRED = "pruned", "retired"  # folders beside the versions
 DAMAGED = ".damaged-"  # before the name of what was moved aside
 
-REPAIR = "python -m mnist_tasks models repair"
+REPAIR = f"{CLI} models repair"
+ROLLBACK = f"{CLI} models rollback --reason '...'"
 RESTORE = f"restore it from a backup, or run {REPAIR}"
 WAY_OUT = f"; {RESTORE}"
 

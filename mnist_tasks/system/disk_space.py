@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from mnist_tasks.system.errors import InputError, TaskError
+from mnist_tasks.system.suggestions import CLI
 
 MB = 10**6
 
@@ -21,8 +22,7 @@ RUN, VERSION = 3 * MB, 2 * MB
 FILES = 64  # of a run in all its folders
 
 SPACE = (
-    "free space there, for instance with `python -m mnist_tasks models prune --keep 3`, or set MNIST_HOME to a folder "
-    "on a larger disk"
+    f"free space there, for instance with `{CLI} models prune --keep 3`, or set MNIST_HOME to a folder on a larger disk"
 )
 WAYS_OUT = {
     errno.ENOSPC: SPACE,

@@ -21,10 +21,10 @@ It has no callbacks and no sample weights, and takes models with one input and o
 
 from __future__ import annotations
 
-import logging
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -37,11 +37,11 @@ if TYPE_CHECKING:
     import keras
     import tensorflow as tf
 
-log = logging.getLogger(__name__)
+# Told about once a second of an epoch's number, the images done, all its images, and the loss so far.
+Watcher = Callable[[int, int, int, float], None]
 
 FIRST_CALL_STEPS = 1  # how long a step takes is not known yet
 CALL_SECONDS = 1.0
-PROGRESS_SECONDS = 30  # between lines about an epoch that takes longer
 
 
 def build(model: keras.Model, images: Array, labels: Array) -> None:
@@ -80,6 +80,7 @@ def fit(
     indices: Indices | None = None,
     validation_indices: Indices | None = None,
     image_memory: float = math.inf,
+    watcher: Watcher | None = None,
 ) -> Iterator[Epoch]:
     """Train a compiled model, yielding after each epoch.
 
@@ -96,6 +97,7 @@ def fit(
         validation_indices: of the images to measure after each epoch.
         image_memory: how many bytes images and labels may take on each device; more are streamed, best from a memory
             map, whose file is read then.
+        watcher: told how far an epoch is, about once a second.
 
     Whoever stops taking epochs early has the weights of the last step; moving averages of them (`use_ema`) are in place
     when the last epoch is yielded, as after `keras.Model.fit`.
@@ -114,7 +116,8 @@ def fit(
     )
     for number in range(first_epoch, epochs + 1):
         start = time.perf_counter()
-        metrics, step, loss = train_epoch(np.random.default_rng([seed, number]).permutation(indices))
+        watch = partial(watcher, number) if watcher else None
+        metrics, step, loss = train_epoch(np.random.default_rng([seed, number]).permutation(indices), watch)
         if not math.isfinite(loss):
             raise TrainingDivergedError(
                 f"the loss is {loss} at step {step} of epoch {number}; use a lower learning rate"
@@ -189,12 +192,14 @@ class StepRunner:
 
         self._run = tf.function(run, autograph=False)
 
-    def __call__(self, order: Indices) -> tuple[dict[str, float], int, float]:
+    def __call__(
+        self, order: Indices, watch: Callable[[int, int, float], None] | None = None
+    ) -> tuple[dict[str, float], int, float]:
         """The model's metrics over the images in `order`, the number of steps done, and the loss at the last."""
         import tensorflow as tf
 
         self.model.reset_metrics()
-        done, loss, logged = 0, 0.0, time.perf_counter()
+        done, loss = 0, 0.0
         for data, positions, count in self.chunks(order):
             position = 0
             while position < count and math.isfinite(loss):
@@ -208,9 +213,8 @@ class StepRunner:
                     self.steps = max(1, int(steps * CALL_SECONDS / (now - start)))
                 elif now - start < CALL_SECONDS / 2 and steps == self.steps:
                     self.steps *= 2
-                if now - logged > PROGRESS_SECONDS:
-                    logged = now
-                    log.info("%.0f %% of the images, loss %.4f", 100 * (done + position) / len(order), loss)
+                if watch and math.isfinite(loss):
+                    watch(done + position, len(order), loss)
             done += position
             if not math.isfinite(loss):
                 break

@@ -20,7 +20,7 @@ from starlette.exceptions import HTTPException
 from mnist_tasks.documents import Notes
 from mnist_tasks.registry.model_directory import NUMBER, ModelDirectory
 from mnist_tasks.registry.notes import add_note, read_notes, set_tags
-from mnist_tasks.registry.version import METADATA, Version
+from mnist_tasks.registry.version import METADATA, REPAIR, Version
 from mnist_tasks.system.errors import InputError, ModelError
 from mnist_tasks.workspace import Workspace
 from mnist_ui.charts import accuracy_of_versions, loss_of_versions
@@ -88,7 +88,7 @@ def models_page(request: Request, session: SessionDep) -> HTMLResponse:
         nights=last_nights,
         damaged=damaged,
         statuses=sorted(statuses),
-        networks=sorted({row.summary.architecture for row in found.versions if row.summary.architecture}),
+        recipes=sorted({row.summary.recipe for row in found.versions if row.summary.recipe}),
         accuracy=accuracy_of_versions(found.versions),
         loss=loss_of_versions(found.versions),
     )
@@ -131,7 +131,7 @@ def download(number: Number) -> FileResponse:
     version = _version(number)
     path = version.model
     if not plain_file(path, path.parent.parent):
-        raise HTTPException(404, f"{path.name} of version {number} is missing: python -m mnist_tasks models repair")
+        raise HTTPException(404, f"{path.name} of version {number} is missing: {REPAIR}")
     models = ModelDirectory(Workspace.from_environment().models)
     if changed := find_damage(models, version, documents=False):
         raise HTTPException(409, f"{changed[0]}. It is not sent.")

@@ -12,6 +12,7 @@ from functools import lru_cache
 from itertools import zip_longest
 from pathlib import Path
 
+from mnist_tasks.config import recipe_of
 from mnist_tasks.documents import DecisionSummary, EvaluationFigures, HistoryEvent, Metadata, Notes
 from mnist_tasks.registry.freshness import freshness
 from mnist_tasks.registry.model_directory import ModelDirectory
@@ -31,7 +32,8 @@ class VersionSummary:
     damage: str | None = None
     run_id: str | None = None
     published: str | None = None
-    architecture: str | None = None
+    recipe: str | None = None
+    recipe_changed: bool = False
     restores: int | None = None
     forced: bool = False
     reason: str = ""
@@ -163,10 +165,12 @@ def _read_version(version: Version, _: object) -> VersionSummary:
     decision = needed(version.folder / DECISION, DecisionSummary, problems)
     if not (metadata and evaluation and decision):
         return VersionSummary(damage=f"version {version.number} is damaged: {'; '.join(problems)}{WAY_OUT}")
+    recipe, changes = recipe_of(metadata.config) if metadata.config else (None, {})
     return VersionSummary(
         run_id=metadata.run_id,
         published=metadata.published,
-        architecture=metadata.config.get("architecture"),
+        recipe=recipe,
+        recipe_changed=bool(changes),
         restores=metadata.restores,
         forced=metadata.forced or decision.forced,
         reason=decision.reason,

@@ -17,6 +17,7 @@ from mnist_tasks.promote import promote
 from mnist_tasks.registry.history import History
 from mnist_tasks.registry.model_directory import ModelDirectory
 from mnist_tasks.registry.rollback import roll_back
+from mnist_tasks.registry.version import REPAIR, ROLLBACK
 from mnist_tasks.system.disk_space import SPACE
 from mnist_tasks.workspace import Workspace
 from tests.cli.conftest import Command, process
@@ -121,7 +122,7 @@ def test_verify_names_what_is_wrong_and_repair_mends_it(command: Command, models
     status, text, _ = command("models", "verify")
     assert status == 1
     assert f"version 2 is damaged: {model} has SHA-256 " in text
-    assert "run python -m mnist_tasks models repair" in text
+    assert f"run {REPAIR}" in text
     assert len(json.loads(command("models", "verify", "--json")[1])) == 1
 
     status, text, _ = command("models", "repair")
@@ -371,7 +372,7 @@ def test_retire_leaves_no_champion_and_rollback_undoes_it(command: Command, mode
     status, text, _ = command("models", "retire", "--reason", "nothing loads after the upgrade")
 
     assert (status, "is no longer champion" in text) == (0, True)
-    assert "To undo it: models rollback --reason ..." in text
+    assert f"To undo it: {ROLLBACK}" in text
     assert models.champion() is None
     assert not [path for path in models.root.iterdir() if path.name.isdecimal()]  # TF Serving would serve these
     assert command("models", "retire", "--reason", "again")[0] == 2

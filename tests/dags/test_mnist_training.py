@@ -16,6 +16,7 @@ from airflow.utils.session import create_session
 
 from mnist_tasks.data.dataset import Digits
 from mnist_tasks.registry.model_directory import ModelDirectory
+from mnist_tasks.registry.version import REPAIR
 from mnist_tasks.run_parameters import RunConfig, run_form
 from mnist_tasks.system.errors import InputError
 from mnist_tasks.workspace import Workspace
@@ -257,7 +258,7 @@ def test_a_champion_that_cannot_be_read_fails_the_run_and_stays(dag: DAG, home: 
     decision = json.loads((home.run(run.run_id) / "decision.json").read_text())
     assert decision["outcome"] == "refused"
     assert "version 1 is damaged" in decision["reason"]
-    assert "run python -m mnist_tasks models repair" in decision["reason"]
+    assert f"run {REPAIR}" in decision["reason"]
     assert (home.models / "champion").readlink() == Path("1")
     assert [version.number for version in ModelDirectory(home.models).versions()] == [1]
 

@@ -1024,7 +1024,7 @@ def test_what_an_older_release_wrote_is_shown_without_what_it_did_not_write(
 
     listed = browser.get("/models").text
     assert "0.9800 0.0700" in listed
-    assert "mlp" in listed
+    assert "classic" in listed
     assert f"now 1 promoted {promoted} good" in listed
     for path, banner in (("/models/1", "Promoted:"), (f"/runs/mnist_training/{promoted}", "Promoted as version 1 :")):
         page = browser.get(path).text
@@ -1037,7 +1037,7 @@ def test_versions_from_the_helpers_of_other_tests_have_pages_too(browser: Browse
     models = ModelDirectory(home.models)
     publish(models, "first", None)
     publish(models, "second", 1)
-    assert "2 champion Download 0.9000 0.3000 - mlp" in browser.get("/models").text
+    assert "2 champion Download 0.9000 0.3000 - classic" in browser.get("/models").text
     assert "damaged" not in browser.get("/models/2").text
 
 

@@ -23,7 +23,7 @@ from mnist_tasks.registry.retention import prune
 from mnist_tasks.registry.retirement import retire
 from mnist_tasks.registry.rollback import roll_back
 from mnist_tasks.registry.verification import has_lost_champion, problems
-from mnist_tasks.registry.version import Version
+from mnist_tasks.registry.version import REPAIR, ROLLBACK, Version
 from mnist_tasks.system.errors import InputError, ModelError
 from mnist_tasks.workspace import PROJECT
 from tests.crash_points import OPERATIONS
@@ -342,7 +342,7 @@ def test_a_changed_file_comes_back_from_the_run_that_made_it(three: ModelDirecto
     (problem,) = problems(three)
     assert "version 2 is damaged" in problem
     assert "2/saved_model.pb has SHA-256" in problem
-    assert "run python -m mnist_tasks models repair" in problem
+    assert f"run {REPAIR}" in problem
     (done,) = mended(three)
     assert done.startswith(f"restored {three.root / '2' / 'saved_model.pb'} from ")
 
@@ -404,7 +404,7 @@ def test_a_link_that_leads_to_no_version_is_named(target: str, three: ModelDirec
     three.link.symlink_to(target)
 
     with pytest.raises(
-        ModelError, match=rf"leads to '{target}', which is not a version in .*; restore it, or run python"
+        ModelError, match=rf"leads to '{target}', which is not a version in .*; restore it, or run {REPAIR}"
     ):
         three.champion()
     assert len(list(problems(three))) == 1
@@ -419,7 +419,7 @@ def test_a_link_that_is_none_is_named(damage: str, three: ModelDirectory) -> Non
     elif damage == "a file":
         three.link.write_text("3")
 
-    with pytest.raises(ModelError, match=r"champion is (missing|not a link to a version).*; run python"):
+    with pytest.raises(ModelError, match=rf"champion is (missing|not a link to a version).*; run {REPAIR}"):
         three.champion()
     assert mended(three)[-1] == f"pointed {three.link} at version 3, as the history says"
 
@@ -705,7 +705,7 @@ def test_a_candidate_after_a_retirement_leaves_the_others_retired(three: ModelDi
         rollback(three)
     steps = list(repair(three, three.root.parent / "runs", "me", smoke_test=lambda _: None))
 
-    assert steps[0] == f"{NO_CHAMPION_LEFT}; to use one of those that were retired, 1, 2, 3, run models rollback --to N"
+    assert steps[0] == f"{NO_CHAMPION_LEFT}; to use one of those that were retired, 1, 2, 3: {ROLLBACK} --to 3"
     assert has_lost_champion(three)
     assert list(problems(three)) == []
     assert seen_by_tf_serving(three) == []
@@ -719,7 +719,10 @@ def test_a_late_retry_says_that_its_version_was_retired(models: ModelDirectory) 
     publish(models, "run-1", None)
     retire(models, "it is bad", "me")
 
-    with pytest.raises(ModelError, match=r"version 1, which run-1 published, was retired .* models rollback --to 1"):
+    with pytest.raises(
+        ModelError,
+        match=rf"version 1, which run-1 published, was retired .*: {ROLLBACK} --to 1",
+    ):
         publish(models, "run-1", None)
     assert models.champion() is None
 
@@ -748,7 +751,7 @@ def test_a_version_that_was_brought_back_by_hand_is_set_aside_again(three: Model
     retire(three, "a test", "me")
     shutil.copytree(three.root / "retired" / "3", three.root / "3")
 
-    assert "version 3 is newer than the champion, none: TF Serving serves it; run python" in problems(three)[0]
+    assert f"version 3 is newer than the champion, none: TF Serving serves it; run {REPAIR}" in problems(three)[0]
     (step,) = repair(three, three.root, "me")
     assert "where TF Serving does not look: the champion was retired" in step
     assert list(problems(three)) == []
@@ -877,7 +880,7 @@ def test_a_rollback_changes_nothing_if_there_is_a_folder_in_the_place_of_the_lin
     three.link.unlink()
     three.link.mkdir()
 
-    with pytest.raises(ModelError, match="champion is not a link to a version; run python"):
+    with pytest.raises(ModelError, match=f"champion is not a link to a version; run {REPAIR}"):
         rollback(three, 1)
     assert [version.number for version in three.versions()] == [1, 2, 3]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections
 import itertools
-import logging
 import re
 import types
 from collections.abc import Callable, Iterator
@@ -104,9 +103,9 @@ def test_an_epoch_takes_each_image_once_in_a_new_order(
     orders: list[Array] = []
     call = StepRunner.__call__
 
-    def record(self: StepRunner, order: Array) -> Any:
+    def record(self: StepRunner, order: Array, *watch: Any) -> Any:
         orders.append(order)
-        return call(self, order)
+        return call(self, order, *watch)
 
     monkeypatch.setattr(StepRunner, "__call__", record)
     train(new_model("sgd"), images, labels, indices=np.arange(100, 900))
@@ -171,25 +170,22 @@ def test_memory_that_cannot_hold_the_batches_is_refused(images: Array, labels: A
 
 
 @pytest.mark.parametrize(
-    ("seconds_of_step", "calls", "percent"),
+    ("seconds_of_step", "calls"),
     [
-        (lambda _: 0.001, [1, 2, 4, 8, 16, 32, 62, 64, 61], []),
-        (lambda _: 0.1, [1, 2, 4, *[8] * 14, 6, *[8] * 15, 5], []),
-        (lambda _: 1.5, [1] * 250, [17, 34, 50, 67, 84] * 2),
-        (lambda step: 0.01 if step < 63 else 0.4, [1, 2, 4, 8, 16, 32, 62, *[2] * 62, 1], [61]),
+        (lambda _: 0.001, [1, 2, 4, 8, 16, 32, 62, 64, 61]),
+        (lambda _: 0.1, [1, 2, 4, *[8] * 14, 6, *[8] * 15, 5]),
+        (lambda _: 1.5, [1] * 250),
+        (lambda step: 0.01 if step < 63 else 0.4, [1, 2, 4, 8, 16, 32, 62, *[2] * 62, 1]),
     ],
     ids=["fast", "slow", "very slow", "slows down"],
 )
 def test_a_graph_call_takes_about_a_second_on_a_slow_machine_too(
     seconds_of_step: Callable[[int], float],
     calls: list[int],
-    percent: list[int],
     images: Array,
     labels: Array,
     monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    caplog.set_level(logging.INFO)
     model = new_model("sgd")
     steps: list[int] = []
 
@@ -199,11 +195,17 @@ def test_a_graph_call_takes_about_a_second_on_a_slow_machine_too(
         return sum(map(seconds_of_step, range(steps[-1])))
 
     monkeypatch.setattr(fit_module, "time", types.SimpleNamespace(perf_counter=clock))
-    train(model, images, labels, batch_size=8)
+    told: list[tuple[int, int, int, float]] = []
+    epochs = train(model, images, labels, batch_size=8, watcher=lambda *what: told.append(what))
 
     assert [after - before for before, after in itertools.pairwise(steps) if after > before] == calls
-    # One line every half minute.
-    assert [int(line.split(" %")[0]) for line in caplog.messages if " % of the images, loss " in line] == percent
+    # Whoever watches is told after each call.
+    seen = [(number - 1) * 1000 + done for number, done, _, _ in told]
+    assert seen == [8 * steps for steps in itertools.accumulate(calls)]
+    assert {of for _, _, of, _ in told} == {1000}
+    assert [told[n][3] for n, (_, done, *_) in enumerate(told) if done == 1000] == pytest.approx(
+        [epoch.metrics["loss"] for epoch in epochs]
+    )
 
 
 def test_validation_measures_as_keras_does_and_changes_nothing(images: Array, labels: Array) -> None:

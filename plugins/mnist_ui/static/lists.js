@@ -7,7 +7,7 @@ const SHOWN = 50;
 function makeList(table) {
   const rows = [...table.tBodies[0].rows];
   const controls = document.getElementById(table.dataset.list);
-  const [search, status, network] = ["search", "status", "network"].map((name) => controls.querySelector(`[name=${name}]`));
+  const [search, status, recipe] = ["search", "status", "recipe"].map((name) => controls.querySelector(`[name=${name}]`));
   const more = controls.querySelector("button");
   const count = controls.querySelector("[role=status]");
   let all = false;
@@ -18,7 +18,7 @@ function makeList(table) {
       (row) =>
         words.every((word) => row.textContent.toLowerCase().includes(word)) &&
         (!status.value || row.dataset.status === status.value) &&
-        (!network.value || row.dataset.network === network.value),
+        (!recipe.value || row.dataset.recipe === recipe.value),
     );
     const shown = new Set(all ? found : found.slice(0, SHOWN));
     rows.forEach((row) => {
@@ -56,7 +56,7 @@ function makeList(table) {
     header.append(button);
     button.addEventListener("click", () => sortBy(column, header));
   });
-  [search, status, network].forEach((field) => field.addEventListener("input", update));
+  [search, status, recipe].forEach((field) => field.addEventListener("input", update));
   more.addEventListener("click", () => {
     all = true;
     update();
