@@ -460,6 +460,20 @@ class Mistake(Document):
     probability: Share
 
 
+class Mistakes(Document):
+    """`mistakes.json`: all test images that the candidate mistook, the surest first.
+
+    `test_set_sha256` names the test set of `images` images. `figures/mistaken.png` has the first `pictured` of the
+    mistaken ones side by side, `columns` in a row, each as it is.
+    """
+
+    test_set_sha256: str
+    images: int
+    pictured: int
+    columns: int
+    mistakes: list[Mistake]
+
+
 class Disagreements(Document):
     """The test images that only one of two models gets right, and what chance says about it.
 

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mnist_tasks.data.dataset import Dataset
+from mnist_tasks.data.dataset import Dataset, Float32, test_set_digest
 from mnist_tasks.documents import (
     Evaluation,
     Finding,
     Metadata,
     Mistake,
+    Mistakes,
     ModelEvaluation,
     Training,
     TrainingFit,
@@ -34,7 +35,7 @@ from mnist_tasks.evaluation.training_fit import SAMPLED_IMAGES, probabilities_on
 from mnist_tasks.gate_config import CHAMPIONS_FOR_REFERENCE
 from mnist_tasks.registry.model_directory import ModelDirectory
 from mnist_tasks.registry.opponents import Opponent, champion_tonight, reference_tonight
-from mnist_tasks.registry.version import EVALUATION, GOLDEN, MODEL, SAVED_MODEL
+from mnist_tasks.registry.version import EVALUATION, GOLDEN, MISTAKES, MODEL, SAVED_MODEL
 from mnist_tasks.system.errors import InputError, is_transient
 from mnist_tasks.system.files import sha256, write_atomically
 from mnist_tasks.system.task_log import log_group, log_resources
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+MAX_PICTURED, PICTURED_IN_A_ROW = 1000, 25  # mistaken images beside each other, half a kilobyte each
 SETTINGS_WITHOUT_EFFECT_ON_FIT = {*SETTINGS_WITHOUT_EFFECT_ON_WEIGHTS, "seed", "strategy", "precision"}
 
 
@@ -129,8 +131,11 @@ def evaluate(
         write_atomically(run / GOLDEN, lambda path: np.savez(path, images=test.golden, probabilities=golden))
         evaluation = _with_mistakes(evaluation, candidate, champion, test)
         shown = suspects[:MAX_MISTAKES]
-        draw_figures(run / "figures", evaluation, history.root, test.raw, shown, images_of(dataset, shown))
-    evaluation = evaluation.model_copy(update={"files": files | _digests(run, GOLDEN, "history.json", "figures")})
+        mistakes = _mistakes(candidate.probabilities, test)
+        mistakes.write(run / MISTAKES)
+        draw_figures(run / "figures", evaluation, history.root, test.raw, mistakes, shown, images_of(dataset, shown))
+    others = _digests(run, GOLDEN, MISTAKES, "history.json", "figures")
+    evaluation = evaluation.model_copy(update={"files": files | others})
     evaluation.write(run / EVALUATION)
     log.info("wrote evaluation.json, %s and figures/ to %s", SUSPECTS, run)
     return Evaluated(
@@ -152,6 +157,18 @@ def _on_training_images(
         "cost": cost(inspection.model, run / MODEL, test.images),
     }
     return fields, write_suspects(run, dataset, probabilities, labels)
+
+
+def _mistakes(probabilities: Float32, test: TestImages) -> Mistakes:
+    """All test images that the candidate mistook, so that any two versions can be compared on the same test set."""
+    mistakes = worst_mistakes(probabilities, test.labels, at_most=None)
+    return Mistakes(
+        test_set_sha256=test_set_digest(len(test.labels), [test.raw, test.labels]),
+        images=len(test.labels),
+        pictured=min(len(mistakes), MAX_PICTURED),
+        columns=PICTURED_IN_A_ROW,
+        mistakes=mistakes,
+    )
 
 
 def _with_mistakes(

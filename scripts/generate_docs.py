@@ -23,6 +23,7 @@ FILES: Mapping[str, type[documents.JsonFile]] = {
     "training": documents.Training,
     "history": documents.TrainingHistory,
     "evaluation": documents.Evaluation,
+    "mistakes": documents.Mistakes,
     "decision": documents.DecisionRecord,
     "metadata": documents.Metadata,
     "rejected": documents.LastRejection,

@@ -19,7 +19,7 @@ from PIL import Image
 
 from mnist_tasks.config import TrainConfig
 from mnist_tasks.data.dataset import Dataset
-from mnist_tasks.documents import Epoch, Evaluation
+from mnist_tasks.documents import Epoch, Evaluation, Mistakes
 from mnist_tasks.evaluate import evaluate
 from mnist_tasks.evaluation import figures
 from mnist_tasks.evaluation.integrity import TOLERANCE, inspect, inspect_keras_file
@@ -272,6 +272,26 @@ def test_the_surest_mistakes_are_listed(run: Path, dataset: Path) -> None:
     for mistake in mistakes:
         assert labels[mistake["index"]] == mistake["label"] != mistake["predicted"]
         assert probabilities[mistake["index"]].argmax() == mistake["predicted"]
+
+
+def test_all_mistakes_are_kept_with_a_picture_of_each(run: Path, dataset: Path) -> None:
+    found = Mistakes.read(run / "mistakes.json", "")
+    evaluation = Evaluation.read(run / "evaluation.json", "")
+    data = Dataset(dataset)
+    probabilities = keras.saving.load_model(run / "model.keras").predict(data.normalized("test"), verbose=0)
+    wrong = np.flatnonzero(probabilities.argmax(axis=1) != data.labels("test"))
+
+    assert sorted(mistake.index for mistake in found.mistakes) == wrong.tolist()
+    assert found.mistakes[:24] == evaluation.mistakes
+    assert found.test_set_sha256 == data.description().test_set_sha256
+    assert found.images == len(data.labels("test"))
+    # A change between evaluating and publishing is noticed.
+    assert {"mistakes.json", "figures/mistaken.png"} <= set(evaluation.files)
+    with Image.open(run / "figures" / "mistaken.png") as picture:
+        pixels = np.asarray(picture)
+    for place, mistake in enumerate(found.mistakes[: found.pictured]):
+        row, column = (28 * number for number in divmod(place, found.columns))
+        assert np.array_equal(pixels[row : row + 28, column : column + 28], data.array("x_test")[mistake.index])
 
 
 def test_figures_are_drawn_even_where_nothing_is_known(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from mnist_tasks.data.dataset import UInt8
-from mnist_tasks.documents import Epoch, Evaluation, Mistake
+from mnist_tasks.documents import Epoch, Evaluation, Mistake, Mistakes
 from mnist_tasks.system.files import write_atomically
 from mnist_tasks.system.task_log import best_effort
 
@@ -20,6 +20,7 @@ def draw_figures(
     evaluation: Evaluation,
     epochs: Sequence[Epoch],
     test_images: UInt8,
+    mistakes: Mistakes,
     suspects: Sequence[Mistake],
     suspect_images: UInt8,
 ) -> None:
@@ -30,6 +31,7 @@ def draw_figures(
         evaluation: what was measured.
         epochs: the training.
         test_images: uint8 of shape (n, 28, 28).
+        mistakes: those that the candidate mistook.
         suspects: the training images whose label is doubted most.
         suspect_images: uint8 of shape (len(suspects), 28, 28).
     """
@@ -41,7 +43,7 @@ def draw_figures(
         return
 
     candidate, champion, between = evaluation.candidate, evaluation.champion, evaluation.disagreements
-    mistakes = evaluation.mistakes or []
+    surest, pictured = evaluation.mistakes or [], mistakes.mistakes[: mistakes.pictured]
 
     def sheet(title: str, shown: Sequence[Mistake], images: UInt8) -> partial[None]:
         return partial(sheets.mistaken_images, images, shown, title)
@@ -52,7 +54,7 @@ def draw_figures(
     drawings = {
         "training.png": partial(figures.training_curves, epochs),
         "confusion.png": partial(figures.confusion_matrix, candidate.confusion),
-        "mistakes.png": sheet("The surest mistakes on the test set", mistakes, tested(mistakes)),
+        "mistakes.png": sheet("The surest mistakes on the test set", surest, tested(surest)),
         "recall.png": partial(figures.recall_by_digit, candidate.digits, champion.digits if champion else None),
         "calibration.png": partial(
             figures.reliability, candidate.calibration, champion.calibration if champion else ()
@@ -62,6 +64,8 @@ def draw_figures(
         drawings["lost.png"] = sheet("Only the champion gets these right", between.lost, tested(between.lost))
     if between and between.gained:
         drawings["gained.png"] = sheet("Only the candidate gets these right", between.gained, tested(between.gained))
+    if pictured:
+        drawings["mistaken.png"] = partial(sheets.side_by_side, tested(pictured), mistakes.columns)
     if suspects:
         drawings["suspects.png"] = sheet("Training images whose label is doubted most", suspects, suspect_images)
     folder.mkdir(exist_ok=True)

@@ -131,7 +131,10 @@ def _probabilities(model: keras.Model, count: int, images: Callable[[slice], Flo
 
 
 def worst_mistakes(
-    probabilities: Float32, labels: UInt8, among: npt.NDArray[np.intp] | slice = slice(None)
+    probabilities: Float32,
+    labels: UInt8,
+    among: npt.NDArray[np.intp] | slice = slice(None),
+    at_most: int | None = MAX_MISTAKES,
 ) -> list[Mistake]:
     """The test images that were mistaken with the highest probability, the worst first.
 
@@ -139,11 +142,12 @@ def worst_mistakes(
         probabilities: float32 of shape (n, 10).
         labels: uint8 of shape (n,).
         among: the positions to look at.
+        at_most: how many; None for all.
     """
     predicted, highest = probabilities.argmax(axis=1), probabilities.max(axis=1)
     wrong = np.arange(len(labels))[among]
     wrong = wrong[predicted[wrong] != labels[wrong]]
-    worst = wrong[np.argsort(-highest[wrong], kind="stable")][:MAX_MISTAKES]
+    worst = wrong[np.argsort(-highest[wrong], kind="stable")][:at_most]
     return [
         Mistake(index=i, label=int(labels[i]), predicted=int(predicted[i]), probability=float(highest[i]))
         for i in worst.tolist()

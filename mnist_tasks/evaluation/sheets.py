@@ -47,5 +47,21 @@ def mistaken_images(images: UInt8, mistakes: Sequence[Mistake], title: str, path
     sheet.save(path, "PNG")
 
 
+def side_by_side(images: UInt8, columns: int, path: Path) -> None:
+    """Put images side by side, each as it is, row after row.
+
+    Args:
+        images: uint8 of shape (n, 28, 28), at least one.
+        columns: how many in a row.
+        path: where the PNG file goes.
+    """
+    height, width = IMAGE_SHAPE
+    sheet = Image.new("L", (columns * width, math.ceil(len(images) / columns) * height))
+    for position, image in enumerate(images):
+        row, column = divmod(position, columns)
+        sheet.paste(Image.fromarray(image), (column * width, row * height))
+    sheet.save(path, "PNG")
+
+
 def _font(size: float) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size)

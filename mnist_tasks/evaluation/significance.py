@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
 from mnist_tasks.data.dataset import Float32, UInt8
 from mnist_tasks.documents import Disagreements
+from mnist_tasks.evaluation.mcnemar import mcnemar
 from mnist_tasks.evaluation.measurement import worst_mistakes
 
 
@@ -30,22 +29,3 @@ def disagreements(candidate: Float32, champion: Float32 | None, labels: UInt8) -
         gained=worst_mistakes(champion, labels, only_ours),
         lost=worst_mistakes(candidate, labels, only_theirs),
     )
-
-
-def mcnemar(only_first: int, only_second: int) -> float:
-    """The two-sided p-value of McNemar's exact test (Q. McNemar, Psychometrika 12, 1947).
-
-    Args:
-        only_first: how many images only the first model gets right.
-        only_second: how many only the second.
-
-    Returns:
-        How likely chance alone makes a difference at least as large, if the two models are equally good.
-    """
-    count, fewer = only_first + only_second, min(only_first, only_second)
-    # The sum of the binomial coefficients, as integers: exact for any number of images.
-    tail = term = 1
-    for drawn in range(1, fewer + 1):
-        term = term * (count - drawn + 1) // drawn
-        tail += term
-    return min(1.0, math.exp(math.log(2 * tail) - count * math.log(2)))

@@ -2,7 +2,7 @@
 
     models/1/ 2/ 3/ ...     versions, never changed: a SavedModel as TF Serving loads it (saved_model.pb, variables/),
                             model.keras, model_card.md, metadata.json, evaluation.json, decision.json, history.json,
-                            figures/, golden.npz (images and the probabilities that they got)
+                            mistakes.json, figures/, golden.npz (images and the probabilities that they got)
     models/champion -> 3    relative link, moved in one step
     models/history.jsonl    one line for each move of the link: when, from, to, why, by which run; and for each pruning
     models/pruned/1/        what is kept of a pruned version: its documents
@@ -36,7 +36,7 @@ from filelock import FileLock
 
 from mnist_tasks.documents import HistoryEvent
 from mnist_tasks.registry.history import ChampionHistory, History, iso_time, promotion_event, with_missing_moves
-from mnist_tasks.registry.version import CARD, METADATA, PRUNED, REPAIR, RETIRED, WAY_OUT, Version
+from mnist_tasks.registry.version import CARD, METADATA, MISTAKES, PRUNED, REPAIR, RETIRED, WAY_OUT, Version
 from mnist_tasks.system.errors import ModelError
 from mnist_tasks.system.files import fsync, is_conclusive, remove_staging_folders
 
@@ -246,7 +246,7 @@ class ModelDirectory:
 
 def is_for_people(name: str) -> bool:
     """Whether only people read a file of a version; the model works without it."""
-    return name in (CARD, "history.json") or name.startswith("figures/")
+    return name in (CARD, MISTAKES, "history.json") or name.startswith("figures/")
 
 
 def _folders(parent: Path) -> list[Path]:

@@ -15,6 +15,7 @@ D = TypeVar("D", bound=JsonFile)
 
 MODEL, SAVED_MODEL, GOLDEN = "model.keras", "saved_model", "golden.npz"
 METADATA, EVALUATION, DECISION, CARD = "metadata.json", "evaluation.json", "decision.json", "model_card.md"
+MISTAKES = "mistakes.json"
 
 PRUNED, RETIRED = "pruned", "retired"  # folders beside the versions
 DAMAGED = ".damaged-"  # before the name of what was moved aside

@@ -23,6 +23,7 @@ from mnist_tasks.registry.model_directory import ModelDirectory
 from mnist_tasks.registry.outcome import published_as
 from mnist_tasks.system.errors import InputError
 from mnist_tasks.workspace import Workspace
+from mnist_ui.charts import within_epochs
 from mnist_ui.failures import failures, waits_for_answer
 from mnist_ui.model_pages import router
 from mnist_ui.overview import moves_by
@@ -152,6 +153,7 @@ def run_page(request: Request, dag_id: str, run_id: str, session: SessionDep) ->
         run=run,
         why=failures(session, tasks, shown.decision),
         answer_at=waits_for_answer(tasks),
+        live=within_epochs(shown.progress) if shown.progress else None,
         at_work=[task.task_id for task in tasks if task.state == "running"],
         published=published_as(folder, models),
         champion_now=champion_now(models),

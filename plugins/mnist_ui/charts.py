@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from mnist_tasks.documents import Epoch
+from mnist_tasks.documents import Epoch, TrainingProgress
 from mnist_ui.overview import VersionRow
 
 VERSIONS_IN_VIEW = 60
@@ -35,7 +35,7 @@ class Plot:
     """
 
     x: str
-    xs: list[int]
+    xs: Sequence[float]
     series: list[Series]
     shown: int | None = None
 
@@ -71,6 +71,17 @@ def loss_of_versions(versions: Sequence[VersionRow]) -> Plot | None:
         return None
     losses = Series("loss", [row.summary.loss for row in known])
     return Plot("version", [row.number for row in known], [losses], VERSIONS_IN_VIEW)
+
+
+def within_epochs(progress: TrainingProgress) -> Plot | None:
+    """The loss of a training that is running, at moments within its epochs; None while there are fewer than two."""
+    if len(progress.points) < 2:
+        return None
+    return Plot(
+        "epochs",
+        [point.epochs for point in progress.points],
+        [Series("loss", [point.loss for point in progress.points])],
+    )
 
 
 def epochs(metric: str, histories: dict[str, Sequence[Epoch]]) -> Plot | None:

@@ -6,9 +6,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from mnist_tasks.documents import Disagreements, ModelEvaluation
+from mnist_tasks.documents import Mistake, Mistakes, ModelEvaluation
+from mnist_tasks.evaluation.mcnemar import mcnemar
 from mnist_ui.charts import Plot, epochs
-from mnist_ui.report import Report
+from mnist_ui.report import MISTAKEN, Report, figure
+
+TILES, PIXELS = 24, 28  # images shown of those that only one gets right, and their width and height
 
 Value = Callable[[ModelEvaluation], float | int | None]
 
@@ -60,6 +63,38 @@ class Setting:
     right: Any
 
 
+@dataclass(frozen=True)
+class Tile:
+    """A test image that one of the two models mistook, and where it lies in that model's picture, if it is in there."""
+
+    mistake: Mistake
+    x: int | None = None
+    y: int | None = None
+
+
+@dataclass(frozen=True)
+class Lost:
+    """The test images that only one of two models gets right: their number, and the first as the other mistook them.
+
+    `picture` is the address of the other's picture, below the plugin's; `width` and `height` are its size in pixels.
+    """
+
+    count: int
+    tiles: list[Tile]
+    picture: str
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class OnlyOne:
+    """What only the left and what only the right model gets right, and the p-value of McNemar's exact test."""
+
+    left: Lost
+    right: Lost
+    p_value: float
+
+
 @dataclass
 class Comparison:
     """Everything that the page about two models shows."""
@@ -76,7 +111,7 @@ class Comparison:
     batches_only_right: list[str] = field(default_factory=list)
     plots: dict[str, Plot] = field(default_factory=dict)
     same_images: bool = False
-    disagreements: Disagreements | None = None  # of the right model and the left one as its champion
+    only_one: OnlyOne | None = None
 
 
 def compare(left: Side, right: Side) -> Comparison:
@@ -99,10 +134,28 @@ def compare(left: Side, right: Side) -> Comparison:
         plot = epochs(metric, {left.name: left.shown.history, right.name: right.shown.history})
         if plot:
             found.plots[metric] = plot
-    evaluation = right.shown.evaluation
-    if evaluation and evaluation.champion and left.version and evaluation.champion.version == left.version:
-        found.disagreements = evaluation.disagreements
+    wrong_left, wrong_right = left.shown.mistakes, right.shown.mistakes
+    if wrong_left and wrong_right:
+        found.same_images = wrong_left.test_set_sha256 == wrong_right.test_set_sha256
+        if found.same_images:
+            only_left, only_right = _lost(right, wrong_right, wrong_left), _lost(left, wrong_left, wrong_right)
+            found.only_one = OnlyOne(only_left, only_right, mcnemar(only_left.count, only_right.count))
     return found
+
+
+def _lost(side: Side, mistakes: Mistakes, other: Mistakes) -> Lost:
+    """The test images that this side mistook and the other did not, the surest first."""
+    right = {mistake.index for mistake in mistakes.mistakes} - {mistake.index for mistake in other.mistakes}
+    lost = [(place, mistake) for place, mistake in enumerate(mistakes.mistakes) if mistake.index in right]
+    pictured = mistakes.pictured if figure(side.shown.folder, MISTAKEN) else 0
+    tiles = [
+        Tile(mistake, PIXELS * (place % mistakes.columns), PIXELS * (place // mistakes.columns))
+        if place < pictured
+        else Tile(mistake)
+        for place, mistake in lost[:TILES]
+    ]
+    rows = -(-mistakes.pictured // mistakes.columns)
+    return Lost(len(lost), tiles, f"{side.page}/figures/{MISTAKEN}", PIXELS * mistakes.columns, PIXELS * rows)
 
 
 def _rows(values: Iterable[dict[Any, float | None]]) -> list[Row]:

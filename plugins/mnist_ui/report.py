@@ -13,14 +13,16 @@ from mnist_tasks.documents import (
     DecisionRecord,
     Epoch,
     Evaluation,
+    Mistakes,
     ModelEvaluation,
     Training,
     TrainingHistory,
+    TrainingProgress,
     ValidationReport,
 )
 from mnist_tasks.registry.history import ChampionHistory
 from mnist_tasks.registry.model_directory import ModelDirectory
-from mnist_tasks.registry.version import DECISION, EVALUATION, METADATA, WAY_OUT, Version
+from mnist_tasks.registry.version import DECISION, EVALUATION, METADATA, MISTAKES, WAY_OUT, Version
 from mnist_ui.reading import plain_file, read
 
 FIGURES = {
@@ -42,6 +44,9 @@ SHEET_TEXT = (
     "framed ones have a doubtful label."
 )
 
+# All mistaken test images side by side, from which the page about two models takes some.
+MISTAKEN = "mistaken.png"
+
 CLOSEST_CHECKS = 5
 
 
@@ -52,7 +57,9 @@ class Report:
     folder: Path
     training: Training | None = None
     history: list[Epoch] = field(default_factory=list)
+    progress: TrainingProgress | None = None
     evaluation: Evaluation | None = None
+    mistakes: Mistakes | None = None
     decision: DecisionRecord | None = None
     data: ValidationReport | None = None
     dataset: dict[str, Any] = field(default_factory=dict)
@@ -108,7 +115,9 @@ def report(folder: Path, datasets: Path, training: str = "training.json") -> Rep
     found.training = read(folder / training, Training, found.problems)
     epochs = read(folder / "history.json", TrainingHistory, found.problems)
     found.history = epochs.root if epochs else []
+    found.progress = read(folder / "progress.json", TrainingProgress, [])  # gone at any moment
     found.evaluation = read(folder / EVALUATION, Evaluation, found.problems)
+    found.mistakes = read(folder / MISTAKES, Mistakes, found.problems)
     found.decision = read(folder / DECISION, DecisionRecord, found.problems)
     if found.training and re.fullmatch("[0-9a-f]{64}", found.training.dataset or ""):
         description = read(datasets / str(found.training.dataset) / "dataset.json", DatasetDescription, [])
@@ -125,7 +134,7 @@ def figure(folder: Path, name: str) -> Path | None:
     """The file of a figure of a candidate or of its data; None if there is none."""
     of_data = name == MEANS or SHEET.fullmatch(name)
     path = folder / ("data" if of_data else "figures") / name
-    return path if (of_data or name in FIGURES) and plain_file(path, folder.parent) else None
+    return path if (of_data or name in FIGURES or name == MISTAKEN) and plain_file(path, folder.parent) else None
 
 
 def damage(models: ModelDirectory, version: Version) -> list[str]:

@@ -7,7 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from mnist_tasks.evaluation.significance import disagreements, mcnemar
+from mnist_tasks.evaluation.mcnemar import mcnemar
+from mnist_tasks.evaluation.significance import disagreements
 
 
 @pytest.mark.parametrize(

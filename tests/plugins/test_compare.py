@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
+from mnist_tasks.system.files import write_json
 from mnist_tasks.workspace import Workspace
+from tests.plugins.documents import PNG
 from tests.plugins.site import Airflow, Browser, plots, promoted_run
 
 
@@ -55,14 +58,64 @@ def test_the_curves_of_both_are_in_one_chart(browser: Browser, second: str) -> N
     assert accuracy["xs"] == [1, 2, 3, 4, 5]
 
 
-def test_the_images_that_only_one_gets_right_are_shown_where_they_are_known(
+def mistook(folder: Path, *indices: int, test_set: str = "5" * 64, pictured: int = 1000) -> None:
+    """Have a run or a version mistake these test images, the first of them most surely."""
+    mistakes = [{"index": n, "label": n % 10, "predicted": 3, "probability": 0.9 - n / 1000} for n in indices]
+    document = {"test_set_sha256": test_set, "images": 10_000, "columns": 2}
+    write_json(folder / "mistakes.json", {**document, "pictured": min(pictured, len(mistakes)), "mistakes": mistakes})
+    (folder / "figures" / "mistaken.png").write_bytes(PNG)
+
+
+def test_the_images_that_only_one_of_any_two_gets_right_are_shown(
     browser: Browser, home: Workspace, second: str
 ) -> None:
-    assert "if the older one of the two was champion then" in browser.get("/compare?of=1&of=2").text
-    between = {"only_candidate": 80, "only_champion": 30, "p_value": 0.001}
-    change(home.run_folder(second) / "evaluation.json", disagreements=between)
-    text = browser.get(f"/compare?of=1&of=run:{second}").text
-    assert f"80 only Run {second}, 30 only Version 1. By McNemar's exact test p = 0.001: more than chance." in text
+    mistook(home.models / "1", 4, 5, 6, 7)
+    mistook(home.run_folder(second), 5, 8)
+
+    page = browser.get(f"/compare?of=1&of=run:{second}")
+
+    assert "measured on different test images" not in page.text
+    assert "By McNemar's exact test p = 0.625: no more than chance." in page.text
+    only_left = f"1 that only Version 1 gets right No. 8 is 8; Run {second}: 3 (89.2 %)"
+    only_right = (
+        f"3 that only Run {second} gets right No. 4 is 4; Version 1: 3 (89.6 %) No. 6 is 6; Version 1: 3 (89.4 %) "
+        "No. 7 is 7; Version 1: 3 (89.3 %)"
+    )
+    assert f"{only_left} {only_right}" in page.text
+    # Each is cut out of the picture of the model that mistook it.
+    assert re.findall(r'viewBox="(\d+ \d+) 28 28"', page.html) == ["28 0", "0 0", "0 28", "28 28"]
+    pictures = re.findall(r'<image href="/mnist(\S+)" width="(\d+)" height="(\d+)"/>', page.html)
+    assert pictures[0] == (f"/runs/mnist_training/{second}/figures/mistaken.png", "56", "28")
+    assert pictures[1:] == [("/models/1/figures/mistaken.png", "56", "56")] * 3
+    for picture, *_ in pictures:
+        assert browser.get(picture).status == 200
+
+
+def test_a_mistaken_image_beyond_the_picture_is_named_without_one(
+    browser: Browser, home: Workspace, second: str
+) -> None:
+    assert second
+    mistook(home.models / "1", *range(0, 80, 2), pictured=1)
+    mistook(home.models / "2")
+
+    page = browser.get("/compare?of=1&of=2")
+
+    assert "0 that only Version 1 gets right" in page.text
+    assert "40 that only Version 2 gets right No. 0 is 0; Version 1: 3 (90.0 %) No. 2 is 2" in page.text
+    assert "The 24 of which Version 1 is surest are shown." in page.text
+    assert page.html.count("<svg") == 1
+
+
+def test_it_is_said_why_the_images_that_only_one_gets_right_are_unknown(
+    browser: Browser, home: Workspace, second: str
+) -> None:
+    assert second
+    mistook(home.models / "2", 1)
+    assert "They are unknown: Version 1 has no mistakes.json" in browser.get("/compare?of=1&of=2").text
+    mistook(home.models / "1", 1, test_set="6" * 64)
+    text = browser.get("/compare?of=1&of=2").text
+    assert "They are unknown: the two were measured on different test images." in text
+    assert "They were measured on different test images: a difference may come from the images." in text
 
 
 def test_other_test_images_are_named(browser: Browser, home: Workspace, second: str) -> None:

@@ -5,6 +5,7 @@ Every answer is checked for its security headers, and the HTML of every page for
 
 from __future__ import annotations
 
+import html
 import json
 import os
 import subprocess
@@ -659,6 +660,25 @@ def test_a_training_that_is_running_shows_its_epochs_so_far(
     assert "2 epochs in numbers" in page.text
     assert "2 0.1500 0.9500 0.7" in page.text
     assert "missing" not in page.text
+
+
+def test_a_training_of_minutes_is_followed_within_an_epoch(browser: Browser, home: Workspace, airflow: Airflow) -> None:
+    run_id = airflow.run(state=DagRunState.RUNNING, load="success", normalize="success", train="running")
+    points = [{"epochs": 1 + part / 10, "loss": 1 / part} for part in range(1, 6)]
+    progress = {"epoch": 2, "epochs": 5, "images": 30000, "of": 60000, "points": points}
+    write_json(home.run(run_id) / "progress.json", progress)
+
+    page = browser.get(f"/runs/mnist_training/{run_id}")
+
+    assert "Epoch 2 of 5: 30,000 of 60,000 images. Loss of this epoch so far 0.2000" in page.text
+    assert '"xs": [1.1, 1.2, 1.3, 1.4, 1.5]' in html.unescape(page.html)
+    assert "5 points in numbers" in page.text
+    assert "1.50 0.2000" in page.text
+
+    # What a training that is over has left says nothing about now.
+    over = airflow.run(state=DagRunState.FAILED, train="failed")
+    write_json(home.run(over) / "progress.json", progress)
+    assert "Training now" not in browser.get(f"/runs/mnist_training/{over}").text
 
 
 def test_a_finished_run_does_not_load_itself_again(browser: Browser, promoted: str) -> None:

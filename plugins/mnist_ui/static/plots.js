@@ -36,10 +36,10 @@ function draw(element) {
       height: 260,
       scales: { x: { time: false, range: (_, low, high) => (low === high ? [low - 1, high + 1] : [low, high]) } },
       axes: [
-        { ...axis, label: plot.x, labelSize: 20, size: 30, incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000] },
+        { ...axis, label: plot.x, labelSize: 20, size: 30, incrs: [0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000] },
         { ...axis, size: 64 },
       ],
-      series: [{ label: plot.x, value: (_, value) => (value == null ? "-" : String(value)) }, ...plot.series.map(series)],
+      series: [{ label: plot.x, value: (_, value) => (value == null ? "-" : String(+value.toFixed(2))) }, ...plot.series.map(series)],
       bands: kinds.includes("low")
         ? [{ series: [kinds.indexOf("high") + 1, kinds.indexOf("low") + 1], fill: `${colour("--blue")}22` }]
         : [],
