@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,15 @@ def written(value: object, digits: int, sign: str) -> str:
     return f"{value:{sign}.{digits}f}" if isinstance(value, float) else "-"
 
 
+AIRFLOWS_RUN_ID = re.compile(r"([a-z_]+)__(\d{4}-\d\d-\d\d)T(\d\d:\d\d).*")
+
+
+def run_name(run_id: str) -> str:
+    """A run's id for a narrow column: how it was triggered and the minute, if Airflow has made the id."""
+    made = AIRFLOWS_RUN_ID.fullmatch(run_id)
+    return f"{made[1].replace('_', ' ')} {made[2]} {made[3]}" if made else run_id
+
+
 # A value that a damaged version or one of an older release does not have is left blank.
 templates = Environment(
     loader=FileSystemLoader(HERE / "templates"), autoescape=True, undefined=ChainableUndefined, trim_blocks=True
@@ -38,6 +48,8 @@ templates.filters["number"] = lambda value, digits=4: f"{value:.{digits}f}" if i
 templates.filters["value"] = lambda value, digits=4: written(value, digits, "")
 templates.filters["signed"] = lambda value, digits=4: written(value, digits, "+")
 templates.filters["json"] = lambda plot: htmlsafe_json_dumps(asdict(plot))
+templates.filters["p_value"] = lambda value: f"= {value:.3f}" if value >= 0.001 else "< 0.001"
+templates.filters["run_name"] = run_name
 templates.filters["minute"] = lambda text: str(text)[:16].replace("T", " ") if text else "-"
 templates.filters["time"] = lambda text: str(text)[:19].replace("T", " ") + " UTC" if text else "-"
 

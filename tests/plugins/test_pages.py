@@ -434,7 +434,7 @@ def test_what_lies_beyond_accuracy_is_shown_for_both_models(
     assert "faint 2,000 0.9600 0.9600" in text
     assert "calibration error 0.0020 0.0020" in text
     assert "80 images only the candidate gets right, 30 only the champion" in text
-    assert "p = 0.000: more than chance" in text
+    assert "p < 0.001: more than chance" in text
     assert "The best of the last champions is version 1: accuracy 0.9800" in text
     assert "The candidate is sure that 27 training images are other digits than their labels say" in text
 
@@ -939,7 +939,7 @@ def test_a_run_shows_its_data_and_why_a_batch_was_left_out(browser: Browser, hom
     page = browser.get(address)
 
     assert "Batch from the scanner: quarantined from the scanner: 3 of 300" in page.text
-    assert "failed conflicts images train 3.0000 0.0000 3 of 300 training images" in page.text
+    assert "failed conflicts images train 3 0 3 of 300 training images" in page.text
     assert "Batch half: waiting it is not complete yet" in page.text
     assert "2 batches that were merged before night 1: 200 training and 0 test images night 2" in page.text
     assert "Batch night 1" not in page.text

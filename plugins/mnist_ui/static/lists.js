@@ -16,7 +16,7 @@ function makeList(table) {
     const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
     const found = rows.filter(
       (row) =>
-        words.every((word) => row.textContent.toLowerCase().includes(word)) &&
+        words.every((word) => `${row.textContent} ${row.dataset.run}`.toLowerCase().includes(word)) &&
         (!status.value || row.dataset.status === status.value) &&
         (!recipe.value || row.dataset.recipe === recipe.value),
     );

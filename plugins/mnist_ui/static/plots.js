@@ -23,8 +23,11 @@ function series({ label, values, kind = "line" }) {
   };
 }
 
+const STEPS = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000];
+
 function draw(element) {
   const plot = JSON.parse(element.dataset.plot);
+  const parts = plot.xs.every(Number.isInteger) ? [] : [0.1, 0.2, 0.5]; // versions and epochs are whole
   const kinds = plot.series.map((each) => each.kind || "line");
   const axis = { stroke: colour("--soft"), grid: { stroke: colour("--line"), width: 1 }, ticks: { show: false } };
   const last = plot.xs.length - 1;
@@ -36,7 +39,7 @@ function draw(element) {
       height: 260,
       scales: { x: { time: false, range: (_, low, high) => (low === high ? [low - 1, high + 1] : [low, high]) } },
       axes: [
-        { ...axis, label: plot.x, labelSize: 20, size: 30, incrs: [0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000] },
+        { ...axis, label: plot.x, labelSize: 20, size: 30, incrs: [...parts, ...STEPS] },
         { ...axis, size: 64 },
       ],
       series: [{ label: plot.x, value: (_, value) => (value == null ? "-" : String(+value.toFixed(2))) }, ...plot.series.map(series)],
