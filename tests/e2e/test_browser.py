@@ -143,6 +143,12 @@ class Ui:
         return self.page.frame_locator("iframe[title=Models]")
 
 
+# Marks the run at an API path as failed, which ends its tasks.
+FAIL = """path => fetch(path, {
+    method: "PATCH", headers: {"Content-Type": "application/json"}, body: JSON.stringify({state: "failed"}),
+})"""
+
+
 def api_path(dag_id: str, run_id: str) -> str:
     return f"/api/v2/dags/{dag_id}/dagRuns/{run_id.replace('+', '%2B')}"
 
@@ -249,7 +255,7 @@ def test_the_model_tab_shows_the_decision_the_checks_and_every_figure(ui: Ui, fi
 
 
 def test_links_in_the_frame_lead_to_airflows_own_pages(ui: Ui, first_run: str) -> None:
-    ui.models().get_by_role("link", name=first_run).first.click()
+    ui.models().locator(f"a[title='{first_run}']").first.click()
 
     ui.page.wait_for_url(re.compile(r"/dags/mnist_training/runs/"))
 
@@ -330,6 +336,26 @@ def test_versions_are_searched_sorted_and_compared(ui: Ui, second_run: str) -> N
     frame.get_by_role("button", name="Compare two").click()
     expect(frame.get_by_role("heading", name="Version 1 and Version 2")).to_be_visible()
     ui.shoot("compare")
+    image = frame.get_by_role("img", name=re.compile("^Test image")).first
+    image.scroll_into_view_if_needed()
+    expect(image).to_be_visible()
+    expect(frame.get_by_text("mistakes.json")).to_have_count(0)
+
+
+def test_a_long_epoch_is_followed_in_a_chart(ui: Ui, first_run: str) -> None:
+    assert first_run
+    ui.open_form("mnist_training")
+    ui.fill(source="builtin", epochs=3, batch_size=1)
+    ui.send()
+    run_id = ui.run_id("mnist_training")
+    try:
+        frame = ui.model_tab(run_id)
+        expect(frame.get_by_text(re.compile("Epoch [123] of 3: .* of 60,000 images"))).to_be_visible()
+        expect(frame.get_by_role("group", name=re.compile("^Loss within the epochs")).locator("canvas")).to_be_visible()
+        ui.shoot("training-now")
+    finally:
+        ui.page.evaluate(FAIL, api_path("mnist_training", run_id))
+        ui.wait_for(api_path("mnist_training", run_id), "failed")
 
 
 def test_a_note_is_written_in_the_frame(ui: Ui, first_run: str) -> None:
