@@ -10,7 +10,7 @@ WORKERS := --tx "2*popen//python=$(PLAIN)"
 
 # What is typed after `make run` is data. To put it into the environment of a command, make would expand it, $(shell ...)
 # included. scripts/with_parameters.py gets it as it was typed.
-ifneq (,$(filter run up stack-run,$(MAKECMDGOALS)))
+ifneq (,$(filter run sweep up stack-run,$(MAKECMDGOALS)))
 unexport $(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(name)))),$(name)))
 endif
 WITH_PARAMETERS := scripts/with_parameters.py
@@ -22,14 +22,15 @@ ALWAYS := $(if $(strip $(ONLY_ASKED)),,+)
 
 # `make run` ends with status 1 if the model was rejected and with 2 if something failed. But GNU make turns every failure
 # of a recipe into status 2, except under -q: there it passes on status 1 of a line that begins with +.
-ifneq (,$(and $(ALWAYS),$(filter run stack-run,$(MAKECMDGOALS)),$(filter 1,$(words $(MAKECMDGOALS)))))
+ifneq (,$(and $(ALWAYS),$(filter run sweep stack-run,$(MAKECMDGOALS)),$(filter 1,$(words $(MAKECMDGOALS)))))
 MAKEFLAGS += -q
 endif
 
-.PHONY: help run up test test-all check audit bench docs lock clean ready ready-dev env stack-up stack-run stack-test stack-down
+.PHONY: help run sweep up test test-all check audit bench docs lock clean ready ready-dev env stack-up stack-run stack-test stack-down
 
 help:
 	@echo "make run [epochs=3 min_accuracy=0.98 ...]  run the DAG once: 0 promoted, 1 rejected, 2 failed"
+	@echo "make sweep [trials=8 preset=cnn ...]       search for better training parameters, and train what wins"
 	@echo "make up [PORT=8080]                        Airflow's UI and the nightly schedule, until Ctrl-C"
 	@echo "make test                                  the tests without the slow ones: some minutes"
 	@echo "make test-all                              all tests, with coverage: what .ci/run runs"
@@ -46,6 +47,9 @@ help:
 
 run: ready
 	$(ALWAYS)@exec $(PLAIN) $(WITH_PARAMETERS) $(PLAIN) scripts/run.py
+
+sweep: ready
+	$(ALWAYS)@exec $(PLAIN) $(WITH_PARAMETERS) $(PLAIN) scripts/sweep.py
 
 up: ready
 	@exec $(PLAIN) $(WITH_PARAMETERS) $(PLAIN) scripts/up.py

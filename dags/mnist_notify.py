@@ -37,7 +37,7 @@ TIMEOUT_SECONDS = 10.0  # Airflow ends a task that is still busy 20 s after its 
 class Notification:
     """What people are told.
 
-    `event` is promoted, rejected, failed, waiting, rolled back, late or stale; `title` is one line.
+    `event` is promoted, rejected, failed, waiting, rolled back, swept, late or stale; `title` is one line.
     """
 
     event: str
@@ -153,6 +153,21 @@ def tell_failure(context: Context) -> None:
 def tell_rollback(context: Context) -> None:
     """Tell of an older model that is champion again: rollback's on_success_callback."""
     tell(context, _rollback)
+
+
+def tell_sweep(context: Context) -> None:
+    """Tell what a sweep has found: choose's on_success_callback."""
+    tell(context, _sweep)
+
+
+def _sweep(context: Context) -> Notification:
+    from mnist_tasks.documents import SweepResult
+
+    folder = Workspace.from_environment().sweep_folder(context["run_id"])
+    result = SweepResult.read(folder / "result.json", "clear the choose task")
+    chosen = ", ".join(f"{name} {value}" for name, value in result.parameters.items())
+    text = f"Its best is {result.reason}: {chosen}.\nmnist_training trains it on all images now, and its gate decides."
+    return _notification("swept", "the sweep has ended", text, context)
 
 
 def _promotion(context: Context) -> Notification:

@@ -25,6 +25,7 @@ from mnist_common import (
 )
 from mnist_metrics import send_figures
 from mnist_notify import tell_failure, tell_promotion, tell_rejection
+from mnist_placement import ON_GPU, TRIES
 
 from mnist_tasks import installation
 from mnist_tasks.installation import value
@@ -42,16 +43,6 @@ WATCH = value("MNIST_WATCH_INBOX")
 if WATCH:
     from mnist_watch import watched
 
-# Where the tasks that want a GPU run.
-ON_GPU: dict[str, Any] = {
-    "queue": value("MNIST_GPU_QUEUE") or "default",
-    "pool": value("MNIST_GPU_POOL") or "default_pool",
-}
-if GPU_IMAGE := value("MNIST_KUBERNETES_GPU_IMAGE"):
-    from mnist_kubernetes import gpu_pod
-
-    ON_GPU["executor_config"] = gpu_pod(GPU_IMAGE)
-
 APPROVAL = value("MNIST_APPROVAL")
 PARAMETERS = value("MNIST_PARAMS")
 
@@ -63,11 +54,7 @@ PARAMETERS = value("MNIST_PARAMS")
     params=airflow_params(run_form(), PARAMETERS),
     tags=["mnist", "training"],
     default_args={
-        "retries": 2,
-        "retry_delay": timedelta(seconds=30),
-        "retry_exponential_backoff": 2.0,
-        "max_retry_delay": timedelta(minutes=10),
-        "execution_timeout": timedelta(minutes=10),
+        **TRIES,
         "on_success_callback": send_figures,
         "on_failure_callback": tell_failure,
     },

@@ -294,6 +294,67 @@ class CleanConfig(Parameters):
     dry_run: bool = Field(False, title="Dry run", description="Only say what would be removed.")
 
 
+class SweepConfig(Parameters):
+    """What a sweep searches, how good is measured, and when it ends."""
+
+    preset: Annotated[str, one_of("quick", "cnn")] = Field(
+        "quick",
+        title="Preset",
+        description="What is tried if the space is empty. `quick`: 8 trials of the network with one hidden layer; "
+        "`cnn`: 12 of the convolutional ones.",
+    )
+    space: Annotated[dict[str, Any] | None, WithJsonSchema({"type": ["object", "null"]})] = Field(
+        None,
+        title="Space",
+        description="Training parameters to try, as JSON: for each a list of values, or its least and greatest value. "
+        'Such as {"recipe": ["classic", "cnn"], "learning_rate": {"min": 0.0005, "max": 0.01, "log": true}}.',
+    )
+    trials: Annotated[int | None, WithJsonSchema({"type": ["integer", "null"], "minimum": 1, "maximum": 1000})] = Field(
+        None, title="Trials", description="How many at most. If empty: as the preset has it."
+    )
+    max_minutes: Annotated[
+        float | None, WithJsonSchema({"type": ["number", "null"], "exclusiveMinimum": 0, "maximum": 20160})
+    ] = Field(
+        None,
+        title="Time limit",
+        description="Minutes after which no trial begins, and those that run end with their epoch. If empty: none.",
+    )
+    objective: Annotated[str, one_of("accuracy", "loss")] = Field(
+        "accuracy", title="Objective", description="What is best, measured on the validation images."
+    )
+    max_training_seconds: Annotated[
+        float | None, WithJsonSchema({"type": ["number", "null"], "exclusiveMinimum": 0})
+    ] = Field(
+        None,
+        title="Allowed training time",
+        description="Seconds that a training may take to win, as measured on the worker. If empty: any.",
+    )
+    max_weights: Annotated[int | None, WithJsonSchema({"type": ["integer", "null"], "minimum": 1})] = Field(
+        None, title="Allowed weights", description="How many weights the network may have to win. If empty: any."
+    )
+    finalists: int = Field(
+        2,
+        ge=0,
+        le=10,
+        title="Finalists",
+        description="How many of the best trials are trained again with other seeds, so that luck does not win.",
+    )
+    seeds: int = Field(
+        3, ge=1, le=10, title="Seeds", description="With how many seeds a finalist is trained, its trial included."
+    )
+    validation_split: float = Field(
+        0.1,
+        gt=0,
+        le=0.5,
+        title="Validation split",
+        description="Share of the training images that is measured and not trained on, the same for all trials. Test "
+        "images are never read.",
+    )
+    seed: int = Field(
+        42, ge=0, le=2**32 - 1, title="Seed", description="For the validation split, the search and the trainings."
+    )
+
+
 class RollbackConfig(Parameters):
     """The parameters of a rollback."""
 

@@ -274,6 +274,67 @@ class TrainingProgress(Document):
     points: list[ProgressPoint] = []
 
 
+class Trial(Document):
+    """`trials/<number>/trial.json`: one training of a sweep. All metrics are of the validation images.
+
+    `state` is `running`, `complete`, `pruned` (worse than the others so far), `infeasible` (too large or too slow to
+    win), `diverged`, `failed` or `stopped` (the sweep's time was over). `repeats` is the trial that a finalist's
+    training repeats with another `seed`. `study_number` is the number that Optuna knows it by.
+    """
+
+    number: int
+    parameters: dict[str, Any]
+    seed: int
+    repeats: int | None = None
+    study_number: int | None = None
+    state: str = "running"
+    reason: str = ""
+    accuracy: Share | None = None
+    loss: Loss | None = None
+    epochs: list[Epoch] = []
+    seconds: float | None = None
+    weights: int | None = None
+    weights_sha256: str | None = None
+    worker: str = ""
+    began: str | None = None
+    ended: str | None = None
+
+
+class Sweep(Document):
+    """`sweep.json`: what a sweep searches, and on what. `train_sha256` names the images and labels that it trains on.
+
+    `until` is when its time is over, in ISO 8601.
+    """
+
+    run_id: str
+    dataset: str
+    train_sha256: str
+    train_images: int
+    data: dict[str, Any]
+    config: dict[str, Any]
+    space: dict[str, Any]
+    trials: int
+    began: str
+    until: str | None = None
+
+
+class SweepResult(Document):
+    """`result.json`: how a sweep has ended.
+
+    `parameters` are what wins, for a run of mnist_training. `mean` is the objective's mean over the winner's seeds.
+    `importance` says by name which part of the objective's variance a parameter explains, from Optuna's PED-ANOVA.
+    """
+
+    winner: int
+    parameters: dict[str, Any]
+    objective: str
+    mean: float
+    seeds: int
+    importance: dict[str, float] = {}
+    reason: str
+    ended: str
+
+
 class Training(Document):
     """`training.json`: what was trained from what, where, and the digest of the weights.
 

@@ -132,6 +132,14 @@ def keep_number(text: str) -> int | None:
     return int(text)
 
 
+def _parallel(text: str) -> int | None:
+    if not text.strip():
+        return None
+    if not re.fullmatch(r"[0-9]{1,4}", text.strip()) or not 1 <= int(text) <= 1000:
+        raise InputError(f"{text!r} is not a number of trials from 1 to 1000; write one, such as 2, or leave it empty")
+    return int(text)
+
+
 def _folder(text: str) -> str:
     if "\0" in text or "\n" in text:
         raise InputError(f"{text!r} is not a path of a folder: it has a line break; rename the folder")
@@ -231,6 +239,7 @@ SETTINGS: Mapping[str, Setting] = {
     "MNIST_GPU_QUEUE": Setting("the queue of train and evaluate; empty for the default one", _name),
     "MNIST_GPU_POOL": Setting("the pool of train and evaluate, which must exist; empty for the default one", _name),
     "MNIST_KUBERNETES_GPU_IMAGE": Setting("the image of train and evaluate under the KubernetesExecutor", str.strip),
+    "MNIST_SWEEP_PARALLEL": Setting("how many trials of a sweep run at a time; empty for as many as can", _parallel),
     "MNIST_APPROVAL": Setting("how long a candidate waits for a person's approval, such as 24h", duration),
     "MNIST_NOTIFY": Setting("whom to tell what became of a run: a JSON list", _notifiers),
     "MNIST_KEEP_RUNS": Setting("how long a run's working files are kept, such as 90d, or forever", keep_time, "90d"),

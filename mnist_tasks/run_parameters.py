@@ -13,6 +13,7 @@ from mnist_tasks.config import (
     DataRules,
     RecipeName,
     RollbackConfig,
+    SweepConfig,
     TrainConfig,
     UnchangedConfig,
 )
@@ -128,6 +129,11 @@ def run_form() -> dict[str, dict[str, Schema]]:
     for name in TrainConfig.model_fields:
         schemas[name] = _optional(name, schemas[name])
     return {section: {name: schemas[name] for name in names} for section, names in SECTIONS.items()}
+
+
+def sweep_form() -> dict[str, dict[str, Schema]]:
+    """As `run_form`, for a sweep."""
+    return {"Data": _schemas(DataConfig), "Sweep": _schemas(SweepConfig)}
 
 
 def rollback_form() -> dict[str, dict[str, Schema]]:

@@ -5,37 +5,28 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from mnist_tasks.config import TrainConfig, recipe_of
 from mnist_tasks.data.dataset import Dataset
 from mnist_tasks.documents import Epoch, Training, TrainingHistory
 from mnist_tasks.registry.version import MODEL, SAVED_MODEL
-from mnist_tasks.system.errors import InputError
 from mnist_tasks.system.files import atomic_folder, remove_staging_folders, write_atomically
 from mnist_tasks.system.task_log import log_group, log_resources
-from mnist_tasks.system.tensorflow_setup import distribution, precision, use_devices, use_threads
-from mnist_tasks.training.architectures import export, published_model, trainable_model, weights_sha256
-from mnist_tasks.training.checkpoint import Checkpoint, Progress
-from mnist_tasks.training.fingerprint import SETTINGS_WITHOUT_EFFECT_ON_WEIGHTS, fingerprint
-from mnist_tasks.training.image_chunks import Indices
-from mnist_tasks.training.loop import build, fit
-from mnist_tasks.training.progress import ProgressFile
+from mnist_tasks.system.tensorflow_setup import precision, use_devices, use_threads
+from mnist_tasks.training.architectures import export, published_model, weights_sha256
+from mnist_tasks.training.checkpoint import Checkpoint
+from mnist_tasks.training.epochs import run_epochs, split, what_epochs_depend_on
+from mnist_tasks.training.fingerprint import fingerprint
 from mnist_tasks.training.provenance import git_commit, hardware, kernel_variables, library_versions
-from mnist_tasks.training.tensorboard import EventFiles
 
 if TYPE_CHECKING:
     import keras
 
 log = logging.getLogger(__name__)
-
-MB = 10**6
 
 
 @dataclass(frozen=True)
@@ -83,9 +74,8 @@ def train(dataset_folder: Path, config: TrainConfig, run: Path) -> Trained:
     _log_start(config, device, environment, len(indices))
 
     libraries = library_versions()
-    checkpoint = Checkpoint(run / "checkpoint.npz", _what_epochs_depend_on(config, dataset.digest, libraries, origin))
-    with _out_of_memory_named(config):
-        model, progress = _run_epochs(dataset, config, run, checkpoint, indices, validation_indices)
+    checkpoint = Checkpoint(run / "checkpoint.npz", what_epochs_depend_on(config, dataset.digest, libraries, origin))
+    model, progress = run_epochs(dataset, config, run, checkpoint, indices, validation_indices)
     final = progress.epochs[-1]
     if config.patience:
         final = progress.best()
@@ -127,61 +117,6 @@ def _recipe(config: TrainConfig) -> str:
     return f"recipe {recipe} but for {changes}" if changes else f"recipe {recipe}"
 
 
-def _what_epochs_depend_on(
-    config: TrainConfig, dataset: str, libraries: Mapping[str, str], fingerprint: Mapping[str, str]
-) -> dict[str, Any]:
-    """What must be the same for a checkpoint to be continued.
-
-    Epochs of other code, or on another kind of machine, would make the fingerprint wrong.
-    """
-    return {
-        "config": config.model_dump(exclude=SETTINGS_WITHOUT_EFFECT_ON_WEIGHTS),
-        "dataset": dataset,
-        "library_versions": dict(libraries),
-        "code": fingerprint["code"],
-        "machine": fingerprint["machine"],
-    }
-
-
-def _run_epochs(
-    dataset: Dataset,
-    config: TrainConfig,
-    run: Path,
-    checkpoint: Checkpoint,
-    indices: Indices,
-    validation_indices: Indices | None,
-) -> tuple[keras.Model, Progress]:
-    """Train the model to its end, with a checkpoint after each epoch."""
-    images, labels = dataset.normalized("train"), dataset.labels("train")
-    with distribution(config.strategy).scope():
-        model = trainable_model(config, len(indices))
-    build(model, images, labels)
-    progress = _restore(checkpoint, model)
-    epochs = fit(
-        model,
-        images,
-        labels,
-        batch_size=config.batch_size,
-        epochs=config.epochs,
-        seed=config.seed,
-        first_epoch=len(progress.epochs) + 1,
-        indices=indices,
-        validation_indices=validation_indices,
-        image_memory=config.image_memory * MB,
-        watcher=ProgressFile(run / "progress.json", config.epochs),
-    )
-    events = EventFiles(run / "tensorboard", progress.epochs) if config.tensorboard else None
-    while not progress.is_over(config):
-        epoch = next(epochs)
-        progress.add(epoch, model, config)
-        if events:  # before the checkpoint: a kill between the two then repeats an event, and loses none
-            events.write(epoch, float(model.optimizer.learning_rate))
-        checkpoint.save(model, progress)
-        TrainingHistory(progress.epochs).write(run / "history.json")  # for those who watch the run
-        _log_epoch(epoch, config)
-    return model, progress
-
-
 def _write(run: Path, model: keras.Model, training: Training, epochs: list[Epoch]) -> str:
     """Write the published model and the documents; return the digest of the weights."""
     write_atomically(run / MODEL, model.save)
@@ -194,71 +129,3 @@ def _write(run: Path, model: keras.Model, training: Training, epochs: list[Epoch
     training.model_copy(update={"weights_sha256": digest}).write(run / "training.json")
     log.info("wrote %s, %s, history.json and training.json to %s", MODEL, SAVED_MODEL, run)
     return digest
-
-
-def split(count: int, config: TrainConfig) -> tuple[Indices, Indices | None]:
-    """The indices of the images to train on and of those to validate on, drawn by the seed; None for no validation.
-
-    Raises:
-        InputError: if a batch does not fit the images to train on.
-    """
-    held_out = round(count * config.validation_split)
-    order = np.random.default_rng(config.seed).permutation(count) if held_out else np.arange(count)
-    indices = order[held_out:]
-    if config.batch_size > len(indices):
-        raise InputError(
-            f"batch_size: {config.batch_size:,} is greater than the training set of {len(indices):,} images; use at "
-            "most that"
-        )
-    if config.architecture != "mlp" and len(indices) % config.batch_size == 1:
-        raise InputError(
-            f"batch_size: {config.batch_size:,} leaves a last batch of a single image, which batch normalization "
-            f"cannot use; use {config.batch_size + 1:,}"
-        )
-    return indices, np.sort(order[:held_out]) if held_out else None
-
-
-def _restore(checkpoint: Checkpoint, model: keras.Model) -> Progress:
-    """Restore an earlier try; without one, save a first checkpoint, so that a folder that cannot hold it fails now."""
-    progress = checkpoint.restore(model)
-    if progress.epochs:
-        log.info("continuing after epoch %d, where an earlier try stopped", len(progress.epochs))
-        return progress
-    try:
-        checkpoint.save(model, progress)
-    except OSError as error:
-        raise InputError(
-            f"{checkpoint.path.parent} cannot hold a checkpoint of the training: {error.strerror}; free space there, "
-            "or set MNIST_HOME to another folder"
-        ) from error
-    return progress
-
-
-def _log_epoch(epoch: Epoch, config: TrainConfig) -> None:
-    metrics = ", ".join(f"{name} {value:.4f}" for name, value in epoch.metrics.items())
-    log.info(
-        "epoch %d/%d: %s, %s images/s, %.0f s left",
-        epoch.number,
-        config.epochs,
-        metrics,
-        f"{epoch.images_per_second:,.0f}",
-        epoch.seconds * (config.epochs - epoch.number),
-    )
-
-
-@contextmanager
-def _out_of_memory_named(config: TrainConfig) -> Iterator[None]:
-    """Say which setting to lower where TensorFlow only says what it could not allocate."""
-    import tensorflow as tf
-
-    try:
-        yield
-    except (tf.errors.ResourceExhaustedError, tf.errors.InternalError) as error:
-        # "Dst tensor is not initialized": the images could not even be copied to the device.
-        if isinstance(error, tf.errors.InternalError) and "Dst tensor is not initialized" not in error.message:
-            raise
-        raise InputError(
-            f"batch_size: the device has too little memory for batches of {config.batch_size:,} images; use fewer, "
-            f"such as {max(1, config.batch_size // 2):,}, a smaller architecture than {config.architecture}, or an "
-            f"image_memory below {config.image_memory:,} MB ({error.message.splitlines()[0]})"
-        ) from error

@@ -62,6 +62,14 @@ class Workspace:
             return usual if usual.exists() else None
         return self.root / Path(name).expanduser()
 
+    @property
+    def sweeps(self) -> Path:
+        return self.root / "sweeps"
+
+    def sweep_folder(self, run_id: str) -> Path:
+        """The folder of a sweep, whether it exists or not; raises as `run_folder`."""
+        return self.sweeps / self.run_folder(run_id).name
+
     def run(self, run_id: str) -> Path:
         """The folder of a run's working files, made if needed; raises as `run_folder`."""
         folder = self.run_folder(run_id)

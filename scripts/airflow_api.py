@@ -13,8 +13,7 @@ import httpx
 
 from mnist_tasks import installation
 
-DAG = "mnist_training"
-RUNS = f"/api/v2/dags/{DAG}/dagRuns"
+DAG, SWEEP = "mnist_training", "mnist_sweep"
 UNFINISHED = ("queued", "running")
 
 
@@ -25,24 +24,30 @@ class LaunchError(Exception):
     """
 
 
-def require_dag(client: httpx.Client, by_hand: Callable[..., str]) -> str | None:
-    """Check that Airflow can run the training. Return None, or a hint for the user if the DAG is only paused.
+def runs_of(dag: str) -> str:
+    """The path of a DAG's runs."""
+    return f"/api/v2/dags/{dag}/dagRuns"
+
+
+def require_dag(client: httpx.Client, by_hand: Callable[..., str], dag_id: str = DAG) -> str | None:
+    """Check that Airflow can run a DAG. Return None, or a hint for the user if the DAG is only paused.
 
     Args:
         client: a client of the API that is logged in.
         by_hand: makes a shell command from the arguments of `airflow`.
+        dag_id: which.
 
     Raises:
         LaunchError: if Airflow does not have the DAG, cannot import its file, or does not have the pool of its tasks.
     """
-    answer = client.get(f"/api/v2/dags/{DAG}")
+    answer = client.get(f"/api/v2/dags/{dag_id}")
     if answer.status_code != httpx.codes.NOT_FOUND:
         answer.raise_for_status()
     dag: dict[str, Any] = answer.json()
     if not answer.is_success or dag["has_import_errors"]:
         errors = client.get("/api/v2/importErrors").raise_for_status().json()["import_errors"]
         reasons = [f"\n{error['filename']}: {error['stack_trace'].strip().splitlines()[-1]}" for error in errors]
-        raise LaunchError(f"Airflow cannot import the DAG {DAG}{':' if reasons else ''}{''.join(reasons)}")
+        raise LaunchError(f"Airflow cannot import the DAG {dag_id}{':' if reasons else ''}{''.join(reasons)}")
     pool = installation.value("MNIST_GPU_POOL")
     if pool and client.get(f"/api/v2/pools/{quote(pool, safe='')}").status_code == httpx.codes.NOT_FOUND:
         raise LaunchError(
@@ -52,8 +57,8 @@ def require_dag(client: httpx.Client, by_hand: Callable[..., str]) -> str | None
         )
     if not dag["is_paused"]:
         return None
-    return f"{DAG} is paused: no run of it is started until you switch it on, in Airflow's UI or with\n" + by_hand(
-        "dags", "unpause", "--yes", DAG
+    return f"{dag_id} is paused: no run of it is started until you switch it on, in Airflow's UI or with\n" + by_hand(
+        "dags", "unpause", "--yes", dag_id
     )
 
 
@@ -67,27 +72,40 @@ def describe(error: httpx.HTTPStatusError) -> str:
 
 
 class Run:
-    """One run of the DAG, seen through the REST API.
+    """One run of a DAG, seen through the REST API.
 
     Args:
         client: a client of the API that is logged in.
         run_id: the id of the run.
         logs: the folder of Airflow's logs.
         check: called before each request; raises an error if the run cannot go on.
+        dag: the DAG's id.
     """
 
-    def __init__(self, client: httpx.Client, run_id: str, logs: Path, check: Callable[[], None] = lambda: None) -> None:
-        self.client, self.id, self.logs, self.check = client, run_id, logs, check
-        self.path = f"{RUNS}/{run_id}"
+    def __init__(
+        self,
+        client: httpx.Client,
+        run_id: str,
+        logs: Path,
+        check: Callable[[], None] = lambda: None,
+        dag: str = DAG,
+    ) -> None:
+        self.client, self.id, self.logs, self.check, self.dag = client, run_id, logs, check, dag
+        self.path = f"{runs_of(dag)}/{run_id}"
 
     @classmethod
     def trigger(
-        cls, client: httpx.Client, parameters: dict[str, Any], logs: Path, check: Callable[[], None] = lambda: None
+        cls,
+        client: httpx.Client,
+        parameters: dict[str, Any],
+        logs: Path,
+        check: Callable[[], None] = lambda: None,
+        dag: str = DAG,
     ) -> Run:
         """Start a run."""
         body = {"logical_date": None, "conf": parameters}
-        created = client.post(RUNS, json=body).raise_for_status().json()
-        return cls(client, created["dag_run_id"], logs, check)
+        created = client.post(runs_of(dag), json=body).raise_for_status().json()
+        return cls(client, created["dag_run_id"], logs, check, dag)
 
     def get(self, below: str = "") -> dict[str, Any]:
         """What the API returns for the run, or for a path below it."""
@@ -98,7 +116,7 @@ class Run:
     def next_try(self, task: dict[str, Any]) -> str:
         """Describe the next try of a task that waits for it: when it comes, its number, and how many there are."""
         name, number, tries = task["task_id"], task["try_number"], task["max_tries"] + 1
-        rule = self.client.get(f"/api/v2/dags/{DAG}/tasks/{name}").raise_for_status().json()
+        rule = self.client.get(f"/api/v2/dags/{self.dag}/tasks/{name}").raise_for_status().json()
         delay = timedelta(**{unit: rule["retry_delay"][unit] for unit in ("days", "seconds", "microseconds")})
         least = delay.total_seconds() * (rule["retry_exponential_backoff"] or 1) ** (number - 1)
         # Airflow adds a random part to growing pauses, so that tasks that failed together are not retried together.
@@ -107,20 +125,16 @@ class Run:
 
     def log_path(self, task: str, try_number: int) -> Path:
         """The file with the log of a task's try, in JSON lines. The API would first ask a log server; there is none."""
-        return self.logs / f"dag_id={DAG}/run_id={self.id}/task_id={task}/attempt={try_number}.log"
+        return self.logs / f"dag_id={self.dag}/run_id={self.id}/task_id={task}/attempt={try_number}.log"
 
     def fail(self) -> None:
         """Mark the run as failed."""
-        fail(self.client, self.id)
-
-
-def fail(client: httpx.Client, run_id: str) -> None:
-    """Mark a run as failed."""
-    client.patch(f"{RUNS}/{run_id}", json={"state": "failed"}).raise_for_status()
+        self.client.patch(self.path, json={"state": "failed"}).raise_for_status()
 
 
 def fail_interrupted(client: httpx.Client) -> None:
     """Mark the runs as failed that an earlier, interrupted launcher has left unfinished."""
-    for left in client.get(RUNS, params={"state": UNFINISHED}).raise_for_status().json()["dag_runs"]:
-        print(f"{left['dag_run_id']} was interrupted; marking it as failed")
-        fail(client, left["dag_run_id"])
+    for dag in (SWEEP, DAG):  # a sweep first, or it would trigger another run
+        for left in client.get(runs_of(dag), params={"state": UNFINISHED}).raise_for_status().json()["dag_runs"]:
+            print(f"{left['dag_run_id']} was interrupted; marking it as failed")
+            Run(client, left["dag_run_id"], Path(), dag=dag).fail()

@@ -18,8 +18,8 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -67,6 +67,19 @@ def run_once(arguments: list[str]) -> int:
             "mnist_training in the UI of make up, or unset MNIST_APPROVAL"
         )
     workspace = Workspace.from_environment()
+    with started(workspace, parameters, DAG) as run:
+        return follow(run, workspace)
+
+
+@contextmanager
+def started(workspace: Workspace, parameters: dict[str, Any], *dags: str) -> Iterator[Run]:
+    """An Airflow with a run of the first DAG, in the block. If the block is left by an error, the run is failed.
+
+    Args:
+        workspace: the workspace.
+        parameters: the run's.
+        dags: what Airflow must be able to run.
+    """
     workspace.prepare()
     with tempfile.TemporaryDirectory() as private:
         passwords = Path(private) / "passwords.json"
@@ -77,12 +90,13 @@ def run_once(arguments: list[str]) -> int:
             local_airflow(workspace, free_port(), passwords, services, settings) as airflow,
             airflow.client() as client,
         ):
-            if paused := require_dag(client, airflow.by_hand):
-                raise LaunchError(paused)
+            for dag in dags:
+                if paused := require_dag(client, airflow.by_hand, dag):
+                    raise LaunchError(paused)
             fail_interrupted(client)
-            run = Run.trigger(client, parameters, airflow.home / "logs", airflow.check_services)
+            run = Run.trigger(client, parameters, airflow.home / "logs", airflow.check_services, dags[0])
             try:
-                return follow(run, workspace)
+                yield run
             except BaseException:
                 run.fail()
                 raise
@@ -110,9 +124,14 @@ def exit_status(work: Callable[[], int], stopped: Callable[[], str]) -> int:
     return FAILED
 
 
-def parse(arguments: Iterable[str]) -> dict[str, Any]:
-    """Parse `name=value`. The value of a text parameter stays as it was typed; any other is read as JSON."""
-    schemas = {name: schema for fields in run_form().values() for name, schema in fields.items()}
+def parse(arguments: Iterable[str], form: Mapping[str, Mapping[str, Any]] | None = None) -> dict[str, Any]:
+    """Parse `name=value`. The value of a text parameter stays as it was typed; any other is read as JSON.
+
+    Args:
+        arguments: what was typed.
+        form: the fields that there are, by section; those of a training run if None.
+    """
+    schemas = {name: schema for fields in (form or run_form()).values() for name, schema in fields.items()}
     parameters: dict[str, Any] = {}
     for argument in arguments:
         name, separator, value = argument.partition("=")

@@ -21,7 +21,8 @@ from mnist_tasks.config import TrainConfig
 from mnist_tasks.data.dataset import Dataset
 from mnist_tasks.recipes import RECIPES
 from mnist_tasks.system.errors import InputError, TrainingDivergedError
-from mnist_tasks.train import split, train
+from mnist_tasks.train import train
+from mnist_tasks.training.epochs import split
 from mnist_tasks.workspace import Workspace
 from tests.helpers import small_disk
 
@@ -284,7 +285,7 @@ def test_too_little_memory_names_the_settings_to_lower(
     kind: Any, message: str, dataset: Path, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The device's error is faked, because filling the memory of the machine would disturb other programs."""
-    monkeypatch.setattr("mnist_tasks.train.fit", raises(kind(None, None, message)))
+    monkeypatch.setattr("mnist_tasks.training.epochs.fit", raises(kind(None, None, message)))
 
     with pytest.raises(InputError) as caught:
         train(dataset, TrainConfig(batch_size=2000), workspace.run("new"))
@@ -297,7 +298,9 @@ def test_too_little_memory_names_the_settings_to_lower(
 def test_another_error_inside_the_device_stays_what_it_is(
     dataset: Path, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mnist_tasks.train.fit", raises(tf.errors.InternalError(None, None, "a kernel is broken")))
+    monkeypatch.setattr(
+        "mnist_tasks.training.epochs.fit", raises(tf.errors.InternalError(None, None, "a kernel is broken"))
+    )
 
     with pytest.raises(tf.errors.InternalError, match="a kernel is broken"):
         train(dataset, ONE_EPOCH, workspace.run("new"))

@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 
 from mnist_tasks import installation
-from mnist_tasks.cli import models
+from mnist_tasks.cli import models, sweeps
 from mnist_tasks.cli.output import FAILED, NO, YES, AsJson, answer, printable, writing
 from mnist_tasks.registry.model_directory import ModelDirectory
 from mnist_tasks.registry.transfer import export_version, import_version
@@ -40,6 +40,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(models.app, name="models")
+app.add_typer(sweeps.app, name="sweeps")
 
 
 TarFile = Annotated[Path, typer.Argument(metavar="FILE", help="A tar file.")]

@@ -32,8 +32,8 @@ from mnist_tasks.system.disk_space import (
 )
 from mnist_tasks.system.errors import InputError, is_transient
 from mnist_tasks.system.files import atomic_folder, write_atomically, write_json, write_text
-from mnist_tasks.train import _out_of_memory_named
 from mnist_tasks.training.architectures import export, published_model, trainable_model
+from mnist_tasks.training.epochs import _out_of_memory_named
 from mnist_tasks.training.tensorboard import EventFiles
 from mnist_tasks.workspace import PROJECT, Workspace
 from tests.forms import done
