@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -17,6 +19,8 @@ from mnist_tasks.sweep.study import open_study
 from mnist_tasks.system.errors import InputError
 
 log = logging.getLogger(__name__)
+
+TRIALS_FOR_IMPORTANCE = 5
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,7 @@ def choose(folder: Path) -> SweepResult:
         objective=config.objective,
         mean=score(winner),
         seeds=most,
-        importance=importance(folder, config),
+        importance=importance(folder, sweep, config),
         reason=f"trial {winner.number}: {config.objective} {score(winner):.4f} on the validation images, the best mean "
         f"over {most} seed{'s' if most > 1 else ''} of {len(trials)} complete trials",
         ended=datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -104,13 +108,15 @@ def ranked(trials: Sequence[Trial], objective: str) -> list[Trial]:
     return sorted(trials, key=lambda trial: (sign * float(getattr(trial, objective)), trial.number))
 
 
-def importance(folder: Path, config: SweepConfig) -> dict[str, float]:
+def importance(folder: Path, sweep: Sweep, config: SweepConfig) -> dict[str, float]:
     """How much each parameter matters for the objective; empty if too few trials are complete to say."""
     from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
     from optuna.trial import TrialState
 
-    study = open_study(folder, objective=config.objective, seed=config.seed)
-    if len(study.get_trials(states=(TrialState.COMPLETE,))) < 4:
+    study = open_study(folder, sweep.space, config)
+    if len(study.get_trials(states=(TrialState.COMPLETE,))) < TRIALS_FOR_IMPORTANCE:
         return {}
-    found = get_param_importances(study, evaluator=PedAnovaImportanceEvaluator())
-    return {name: round(value, 4) for name, value in found.items() if value == value}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that all are equally important, which the numbers say as well
+        found = get_param_importances(study, evaluator=PedAnovaImportanceEvaluator())
+    return {name: round(value, 4) for name, value in found.items() if math.isfinite(value)}

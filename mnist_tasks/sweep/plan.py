@@ -46,7 +46,7 @@ def plan(dataset_folder: Path, folder: Path, config: SweepConfig, data: Mapping[
     for name in (JOURNAL, SWEEP, RESULT):
         (folder / name).unlink(missing_ok=True)
     folder.mkdir(parents=True, exist_ok=True)
-    study = open_study(folder, objective=config.objective, seed=config.seed, create=True)
+    study = open_study(folder, space, config, create=True)
     study.enqueue_trial(first_try(space))
     now = datetime.now(timezone.utc)
     until = now + timedelta(minutes=config.max_minutes) if config.max_minutes else None

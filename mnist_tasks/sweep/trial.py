@@ -68,7 +68,7 @@ def trial(folder: Path, dataset_folder: Path, number: int) -> Trial | None:
     if known is None and _time_is_over(sweep):
         log.info("the sweep's time of %s minutes is over: trial %d is left out", config.max_minutes, number)
         return None
-    study = open_study(folder, objective=config.objective, seed=config.seed, number=number)
+    study = open_study(folder, sweep.space, config, number=number)
     if known is None:
         asked = study.ask(distributions(sweep.space))
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -125,9 +125,7 @@ def _finish(
     log.info("trial %d: %s", known.number, ", ".join(f"{name} {value}" for name, value in known.parameters.items()))
     dataset = Dataset(dataset_folder)
     if train_digest(dataset) != sweep.train_sha256:
-        raise InputError(
-            f"the training images in {dataset_folder} are not those that the sweep began with; {CLEAR_PLAN}"
-        )
+        raise InputError(f"the training images in {dataset_folder} have changed since the sweep began; {CLEAR_PLAN}")
     try:
         ended = _train(sweep, config, known, dataset, path, study)
     except TrialEnded as error:

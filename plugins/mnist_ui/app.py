@@ -30,6 +30,7 @@ from mnist_ui.overview import moves_by
 from mnist_ui.rendering import (
     HERE,
     ROLLBACK,
+    SWEEP,
     TRAINING,
     champion_now,
     compare_with_champion,
@@ -39,6 +40,7 @@ from mnist_ui.rendering import (
     training_plots,
 )
 from mnist_ui.report import report
+from mnist_ui.sweeps import sweep_report
 
 DAG_ID = re.compile(r"[A-Za-z0-9_.-]{1,250}")
 ORDER = ("load", "normalize", "train", "evaluate", "approve", "promote")
@@ -119,7 +121,7 @@ RunAccess = [Depends(plain_names), Depends(requires_access_dag("GET", DagAccessE
 
 @app.get("/runs/{dag_id}/{run_id}", dependencies=RunAccess)
 def run_page(request: Request, dag_id: str, run_id: str, session: SessionDep) -> HTMLResponse:
-    """The result of a training run, or the version that a rollback has published."""
+    """The result of a training run, the version that a rollback has published, or the trials of a sweep."""
     run = session.scalar(select(DagRun).where(DagRun.dag_id == dag_id, DagRun.run_id == run_id))
     if run is None:
         raise HTTPException(404, "There is no such run.")
@@ -136,6 +138,15 @@ def run_page(request: Request, dag_id: str, run_id: str, session: SessionDep) ->
             why=failures(session, tasks, None),
             moves=moves_by(run_id, models),
             champion_now=champion_now(models),
+        )
+    if dag_id == SWEEP:
+        return page(
+            request,
+            "sweep.html",
+            title="Sweep",
+            run=run,
+            why=failures(session, tasks, None),
+            shown=sweep_report(workspace.sweep_folder(run_id)),
         )
     if dag_id != TRAINING:
         raise HTTPException(404, f"This run is not one of {TRAINING}: it has no model.")

@@ -11,7 +11,7 @@ from mnist_ui.overview import VersionRow
 
 VERSIONS_IN_VIEW = 60
 
-Kind = Literal["line", "other", "low", "high", "floor"]
+Kind = Literal["line", "other", "low", "high", "floor", "dots"]
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Series:
     """A line of a chart; None where there is no value.
 
     `kind` says how it is drawn: `other` is a second model's, `low` and `high` are the ends of an interval, `floor` is a
-    bound.
+    bound, `dots` are not joined by a line.
     """
 
     label: str

@@ -20,7 +20,7 @@ from mnist_tasks.workspace import Workspace
 from mnist_ui.charts import Plot, epochs
 from mnist_ui.report import Report, figure
 
-TRAINING, ROLLBACK = "mnist_training", "mnist_rollback"
+TRAINING, ROLLBACK, SWEEP = "mnist_training", "mnist_rollback", "mnist_sweep"
 HERE = Path(__file__).parent
 
 

@@ -166,10 +166,10 @@ class Airflow:
             self.made.append(run)
         return run_id
 
-    def hand_on(self, run_id: str, task_id: str, message: str) -> None:
+    def hand_on(self, run_id: str, task_id: str, message: str, dag_id: str = "mnist_training") -> None:
         """Hand on why a task has failed, as the DAG does."""
         with create_session() as session:
-            XComModel.set("failure", message, dag_id="mnist_training", task_id=task_id, run_id=run_id, session=session)
+            XComModel.set("failure", message, dag_id=dag_id, task_id=task_id, run_id=run_id, session=session)
 
 
 def promoted_run(

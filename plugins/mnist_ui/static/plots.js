@@ -1,10 +1,10 @@
 // Draws the charts with uPlot: an element with data-plot becomes one. The tables beside them have the same numbers.
 // data-plot is JSON: `x` (the axis' name), `xs`, and `series`, each with `label`, `values` and optionally `kind`: line,
-// low and high (the ends of an interval), floor (a bound), or other (a second model's). `shown` is how many of the
+// low and high (the ends of an interval), floor (a bound), dots (no line), or other (a second model's). `shown` is how many of the
 // newest are in view at first.
 "use strict";
 
-const COLOURS = { line: "--blue", other: "--floor", floor: "--floor", low: "--soft", high: "--soft" };
+const COLOURS = { line: "--blue", other: "--floor", floor: "--floor", low: "--soft", high: "--soft", dots: "--blue" };
 
 function colour(name) {
   return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
@@ -15,9 +15,9 @@ function series({ label, values, kind = "line" }) {
   return {
     label,
     stroke: colour(COLOURS[kind]),
-    width: isBound ? 0 : 2,
+    width: isBound || kind === "dots" ? 0 : 2,
     dash: kind === "floor" ? [6, 5] : kind === "other" ? [2, 3] : undefined,
-    points: { show: !isBound && kind !== "floor" && values.length <= 200, size: 6 },
+    points: { show: !isBound && kind !== "floor" && values.length <= 200, size: 6, ...(kind === "dots" ? { fill: colour("--blue") } : {}) },
     spanGaps: true,
     value: (_, value) => (value == null ? "-" : value.toFixed(4)),
   };
