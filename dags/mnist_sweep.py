@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
@@ -16,6 +17,7 @@ from mnist_placement import ON_GPU, TRIES
 from mnist_tasks.config import DataConfig, SweepConfig
 from mnist_tasks.installation import value
 from mnist_tasks.run_parameters import RunConfig, sweep_form
+from mnist_tasks.system.errors import InputError
 from mnist_tasks.workspace import Workspace
 
 # A task takes no more trials at a time than this, nor than the pool has slots.
@@ -100,9 +102,7 @@ def mnist_sweep() -> None:
     def finalists(run_id: Context = None) -> list[dict[str, Any]]:
         from mnist_tasks.sweep.choose import finalists
 
-        folder = Workspace.from_environment().sweep_folder(run_id)
-        if not folder.is_dir():
-            raise AirflowSkipException("the sweep has not begun")
+        folder = _begun(run_id)
         return [asdict(each) for each in finalists(folder)]
 
     @task(multiple_outputs=False, execution_timeout=timedelta(hours=6), **AT_ONCE)
@@ -120,9 +120,7 @@ def mnist_sweep() -> None:
     def choose(run_id: Context = None) -> dict[str, Any]:
         from mnist_tasks.sweep.choose import choose, parameters_of_the_winner
 
-        folder = Workspace.from_environment().sweep_folder(run_id)
-        if not folder.is_dir():
-            raise AirflowSkipException("the sweep has not begun")
+        folder = _begun(run_id)
         return parameters_of_the_winner(folder, choose(folder))
 
     digest = normalize(load())
@@ -143,6 +141,14 @@ def _split(params: dict[str, Any]) -> tuple[DataConfig, SweepConfig]:
     given = {name: value for name, value in dict(params).items() if value is not None}
     data = {name: given.pop(name) for name in DataConfig.model_fields if name in given}
     return DataConfig(**data), SweepConfig(**given)
+
+
+def _begun(run_id: str) -> Path:
+    """The folder of the sweep. Without one the task fails; if it were skipped, Airflow would call the run a success."""
+    folder = Workspace.from_environment().sweep_folder(run_id)
+    if not folder.is_dir():
+        raise InputError("the sweep has not begun: load, normalize or plan has failed")
+    return folder
 
 
 def _ended(trial: Any) -> dict[str, Any]:

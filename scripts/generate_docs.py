@@ -13,7 +13,7 @@ from typing import Any
 
 from mnist_tasks import documents
 from mnist_tasks.installation import SETTINGS
-from mnist_tasks.run_parameters import rollback_form, run_form
+from mnist_tasks.run_parameters import rollback_form, run_form, sweep_form
 from mnist_tasks.workspace import PROJECT
 
 # The name of each JSON file, and its model.
@@ -28,6 +28,9 @@ FILES: Mapping[str, type[documents.JsonFile]] = {
     "metadata": documents.Metadata,
     "rejected": documents.LastRejection,
     "history-line": documents.HistoryEvent,
+    "sweep": documents.Sweep,
+    "trial": documents.Trial,
+    "sweep-result": documents.SweepResult,
 }
 
 HEAD = """\
@@ -52,7 +55,7 @@ it trains, unless you set them: an operation of microseconds is faster on one th
 def parameters() -> str:
     """The page about the parameters and settings, in Markdown."""
     lines = [HEAD]
-    for section, fields in {**run_form(), **rollback_form()}.items():
+    for section, fields in {**run_form(), **rollback_form(), "Sweep": sweep_form()["Sweep"]}.items():
         lines += [f"## {section}", "", "| parameter | default | allowed | what it does |", "|---|---|---|---|"]
         lines += [
             _row(f"`{name}`", _value(schema.get("default")), _allowed(schema), schema["description"])

@@ -31,7 +31,7 @@ GROUPS = [
     ("evaluation",),
     ("registry",),
     ("training",),
-    TASKS,
+    (*TASKS, "sweep"),
     ("installation", "night", "cli", "__main__"),
 ]
 RANK = {name: rank for rank, group in enumerate(GROUPS) for name in group}
