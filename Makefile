@@ -120,7 +120,7 @@ stack-down:
 	$(COMPOSE) down
 
 stack-test: ready-dev
-	$(BIN)/python -m pytest -m "" tests/e2e/test_stack.py
+	$(BIN)/python -m pytest -m "" tests/e2e/test_stack.py tests/e2e/test_stack_sweep.py
 
 clean:
 	rm -rf .venv build *.egg-info .coverage* .hypothesis .pytest_cache .ruff_cache .mypy_cache

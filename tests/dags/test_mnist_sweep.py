@@ -48,16 +48,6 @@ def test_a_trial_is_placed_as_a_training_is_and_as_many_run_at_a_time_as_is_set(
     assert {"tensorflow", "keras", "numpy", "optuna"} & set(found["modules"]) == set()
 
 
-def test_on_kubernetes_the_pod_of_a_trial_asks_for_a_gpu() -> None:
-    facts = (
-        "'limits': [t.partial_kwargs['executor_config']['pod_override'].spec.containers[0].resources.limits"
-        " for t in __import__('mnist_sweep').mnist_sweep().tasks if t.task_id in ('trial', 'repeat')]"
-    )
-    pytest.importorskip("kubernetes", reason="the Kubernetes provider is in requirements-stack.txt alone")
-
-    assert parse(facts, MNIST_KUBERNETES_GPU_IMAGE="gpu:1")["limits"] == [{"memory": "4Gi", "nvidia.com/gpu": "1"}] * 2
-
-
 @pytest.mark.parametrize(("name", "value"), [("trials", 0), ("trials", 10_000), ("objective", "speed"), ("space", [1])])
 def test_the_form_refuses_what_a_sweep_refuses(dag: DAG, name: str, value: object) -> None:
     with pytest.raises(ParamValidationError):

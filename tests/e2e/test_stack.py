@@ -239,22 +239,25 @@ def test_kubernetes_gets_a_pod_with_a_gpu_for_the_training(stack: Stack) -> None
         "folder = Path('/opt/mnist/dags')\n"
         "bag = BundleDagBag(str(folder), bundle_path=folder, bundle_name='dags-folder')\n"
         "assert not bag.import_errors, bag.import_errors\n"
-        "dag = bag.dags['mnist_training']\n"
+        "dag, sweep = bag.dags['mnist_training'], bag.dags['mnist_sweep']\n"
         "DagSerialization.to_dict(dag)\n"
+        "DagSerialization.to_dict(sweep)\n"
         "template = PodGenerator.deserialize_model_dict(yaml.safe_load(sys.argv[1]))\n"
-        "for name in ('load', 'train', 'evaluate'):\n"
-        "    override = dag.get_task(name).executor_config.get('pod_override')\n"
-        "    pod = PodGenerator.reconcile_pods(template, override)\n"
+        "configs = {name: dag.get_task(name).executor_config for name in ('load', 'train', 'evaluate')}\n"
+        "configs['trial'] = sweep.get_task('trial').partial_kwargs['executor_config']\n"
+        "for name, config in configs.items():\n"
+        "    pod = PodGenerator.reconcile_pods(template, config.get('pod_override'))\n"
         "    (base,) = pod.spec.containers\n"
         "    print(name, base.name, base.image, base.resources.limits, len(base.volume_mounts))\n"
     )
     override = ["--env", "MNIST_KUBERNETES_GPU_IMAGE=gpu:1"]
     output = stack("exec", "--no-TTY", *override, "worker", "python", "-c", script, template)
 
-    assert output.splitlines()[-3:] == [
+    assert output.splitlines()[-4:] == [
         "load base registry.example.com/mnist-airflow:1 {'memory': '4Gi'} 3",
         "train base gpu:1 {'memory': '4Gi', 'nvidia.com/gpu': '1'} 3",
         "evaluate base gpu:1 {'memory': '4Gi', 'nvidia.com/gpu': '1'} 3",
+        "trial base gpu:1 {'memory': '4Gi', 'nvidia.com/gpu': '1'} 3",
     ]
 
 
