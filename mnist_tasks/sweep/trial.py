@@ -17,7 +17,7 @@ from mnist_tasks.sweep.plan import train_digest
 from mnist_tasks.sweep.records import CLEAR_PLAN, FILE, SWEEP, TRIALS
 from mnist_tasks.sweep.space import distributions, run_parameters
 from mnist_tasks.sweep.study import open_study
-from mnist_tasks.system.errors import InputError, TrainingDivergedError
+from mnist_tasks.system.errors import InputError, TrainingDivergedError, is_transient
 from mnist_tasks.system.task_log import log_resources
 from mnist_tasks.system.tensorflow_setup import precision, use_devices, use_threads
 from mnist_tasks.training.architectures import trainable_model, weights_sha256
@@ -133,6 +133,8 @@ def _finish(
     except TrainingDivergedError as error:
         ended = _with_epochs(known, path).model_copy(update={"state": "diverged", "reason": str(error)})
     except InputError as error:  # a batch that does not fit, too little memory
+        if is_transient(error):
+            raise
         ended = _with_epochs(known, path).model_copy(update={"state": "failed", "reason": str(error)})
     ended = ended.model_copy(update={"ended": _now()})
     if study is not None and known.study_number is not None:

@@ -96,49 +96,37 @@ def run_epochs(
         TrainingDivergedError: if the loss is no longer a finite number.
     """
     with _out_of_memory_named(config):
-        return _run_epochs(dataset, config, run, checkpoint, indices, validation_indices, after_epoch)
-
-
-def _run_epochs(
-    dataset: Dataset,
-    config: TrainConfig,
-    run: Path,
-    checkpoint: Checkpoint,
-    indices: Indices,
-    validation_indices: Indices | None,
-    after_epoch: Callable[[list[Epoch]], None],
-) -> tuple[keras.Model, Progress]:
-    images, labels = dataset.normalized("train"), dataset.labels("train")
-    with distribution(config.strategy).scope():
-        model = trainable_model(config, len(indices))
-    build(model, images, labels)
-    progress = _restore(checkpoint, model)
-    if progress.epochs:
-        after_epoch(progress.epochs)
-    epochs = fit(
-        model,
-        images,
-        labels,
-        batch_size=config.batch_size,
-        epochs=config.epochs,
-        seed=config.seed,
-        first_epoch=len(progress.epochs) + 1,
-        indices=indices,
-        validation_indices=validation_indices,
-        image_memory=config.image_memory * MB,
-        watcher=ProgressFile(run / "progress.json", config.epochs),
-    )
-    events = EventFiles(run / "tensorboard", progress.epochs) if config.tensorboard else None
-    while not progress.is_over(config):
-        epoch = next(epochs)
-        progress.add(epoch, model, config)
-        if events:  # before the checkpoint: a kill between the two then repeats an event, and loses none
-            events.write(epoch, float(model.optimizer.learning_rate))
-        checkpoint.save(model, progress)
-        TrainingHistory(progress.epochs).write(run / "history.json")  # for those who watch the run
-        _log_epoch(epoch, config)
-        after_epoch(progress.epochs)
-    return model, progress
+        images, labels = dataset.normalized("train"), dataset.labels("train")
+        with distribution(config.strategy).scope():
+            model = trainable_model(config, len(indices))
+        build(model, images, labels)
+        progress = _restore(checkpoint, model)
+        if progress.epochs:
+            after_epoch(progress.epochs)
+        epochs = fit(
+            model,
+            images,
+            labels,
+            batch_size=config.batch_size,
+            epochs=config.epochs,
+            seed=config.seed,
+            first_epoch=len(progress.epochs) + 1,
+            indices=indices,
+            validation_indices=validation_indices,
+            image_memory=config.image_memory * MB,
+            watcher=ProgressFile(run / "progress.json", config.epochs),
+        )
+        events = EventFiles(run / "tensorboard", progress.epochs) if config.tensorboard else None
+        while not progress.is_over(config):
+            epoch = next(epochs)
+            progress.add(epoch, model, config)
+            if events:  # before the checkpoint: a kill between the two then repeats an event, and loses none
+                events.write(epoch, float(model.optimizer.learning_rate))
+            checkpoint.save(model, progress)
+            TrainingHistory(progress.epochs).write(run / "history.json")  # for those who watch the run
+            _log_epoch(epoch, config)
+            after_epoch(progress.epochs)
+        return model, progress
 
 
 def _restore(checkpoint: Checkpoint, model: keras.Model) -> Progress:

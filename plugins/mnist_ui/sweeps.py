@@ -27,6 +27,11 @@ class SweepReport:
     front: Plot | None = None
 
     @property
+    def drawn(self) -> list[Trial]:
+        """The trials whose curves are drawn."""
+        return [trial for trial in self.trials if trial.epochs][:CURVES]
+
+    @property
     def counts(self) -> dict[str, int]:
         """How many trials have each state."""
         states = [trial.state for trial in self.trials]
@@ -41,18 +46,17 @@ def sweep_report(folder: Path) -> SweepReport:
     read_trials = (read(path, Trial, found.problems) for path in (folder / TRIALS).glob(f"*/{FILE}"))
     trials = [trial for trial in read_trials if trial]
     found.trials = sorted(trials, key=lambda trial: (trial.accuracy is None, -(trial.accuracy or 0), trial.number))
-    found.curves, found.front = _curves(found.trials), _front(found.trials)
+    found.curves, found.front = _curves(found.drawn), _front(found.trials)
     return found
 
 
 def _curves(trials: Sequence[Trial]) -> Plot | None:
-    """The validation accuracy of each epoch, of the best trials."""
-    best = [trial for trial in trials if trial.epochs][:CURVES]
-    if not best:
+    """The validation accuracy of each epoch."""
+    if not trials:
         return None
-    xs = list(range(1, 1 + max(len(trial.epochs) for trial in best)))
+    xs = list(range(1, 1 + max(len(trial.epochs) for trial in trials)))
     series = []
-    for place, trial in enumerate(best):
+    for place, trial in enumerate(trials):
         values = {epoch.number: epoch.metrics.get("val_accuracy") for epoch in trial.epochs}
         series.append(Series(f"trial {trial.number}", [values.get(x) for x in xs], "other" if place else "line"))
     return Plot("epoch", xs, series)

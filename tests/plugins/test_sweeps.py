@@ -91,6 +91,18 @@ def test_a_sweep_that_failed_says_why(browser: Browser, home: Workspace, airflow
     assert "The sweep ended without a choice, so nothing is trained." in page.text
 
 
+def test_a_page_of_a_thousand_trials_draws_the_best_only(browser: Browser, home: Workspace, run_id: str) -> None:
+    for number in range(9, 1000):
+        path = home.sweep_folder(run_id) / "trials" / str(number)
+        path.mkdir()
+        write_json(path / "trial.json", trial(number, accuracy=0.5))
+
+    page = browser.get(f"/runs/mnist_sweep/{run_id}")
+
+    assert page.text.count("Epochs of trial") == 6
+    assert "994 complete, 1 diverged" in page.text
+
+
 def test_a_damaged_trial_is_named_and_the_others_are_shown(browser: Browser, home: Workspace, run_id: str) -> None:
     (home.sweep_folder(run_id) / "trials/0/trial.json").write_text("{")
 
