@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -76,6 +78,12 @@ def test_what_wins_is_handed_to_the_training(dag: DAG, home: Workspace, npz: Pat
         ("complete", True),
         ("complete", False),
     ]
+    # Those who are told of the end are told what has won.
+    context = {"run_id": run.run_id, "ti": SimpleNamespace(dag_id="mnist_sweep")}
+    notification = import_module("mnist_notify")._sweep(context)
+    assert notification.title == "mnist_sweep: the sweep has ended"
+    assert "the best mean over 2 seeds of 2 complete trials: learning_rate 0.00" in notification.text
+
     parameters = handed_on(run, "choose", "return_value")
     assert parameters["source"] == str(npz)
     assert parameters["learning_rate"] in (0.001, 0.002)
