@@ -12,7 +12,7 @@ from airflow.sdk import chain, dag, task
 from airflow.sdk.exceptions import AirflowSkipException
 from mnist_common import Context, ModelLink, XCom, airflow_params, no_retry_for_bad_input
 from mnist_notify import tell_failure, tell_sweep
-from mnist_placement import ON_GPU, TRIES
+from mnist_placement import TRIES, on_gpu
 
 from mnist_tasks.config import DataConfig, SweepConfig
 from mnist_tasks.installation import value
@@ -21,7 +21,7 @@ from mnist_tasks.system.errors import InputError
 from mnist_tasks.workspace import Workspace
 
 # A task takes no more trials at a time than this, nor than the pool has slots.
-AT_ONCE: dict[str, Any] = {**ON_GPU, "max_active_tis_per_dagrun": value("MNIST_SWEEP_PARALLEL")}
+AT_ONCE: dict[str, Any] = {**on_gpu(), "max_active_tis_per_dagrun": value("MNIST_SWEEP_PARALLEL")}
 
 
 @dag(

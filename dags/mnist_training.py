@@ -25,7 +25,7 @@ from mnist_common import (
 )
 from mnist_metrics import send_figures
 from mnist_notify import tell_failure, tell_promotion, tell_rejection
-from mnist_placement import ON_GPU, TRIES
+from mnist_placement import TRIES, on_gpu
 
 from mnist_tasks import installation
 from mnist_tasks.installation import value
@@ -43,6 +43,7 @@ WATCH = value("MNIST_WATCH_INBOX")
 if WATCH:
     from mnist_watch import watched
 
+ON_GPU = on_gpu()
 APPROVAL = value("MNIST_APPROVAL")
 PARAMETERS = value("MNIST_PARAMS")
 

@@ -283,6 +283,7 @@ def test_help_lists_every_command(command: Command) -> None:
         "clean",
         "reproduce",
         "models",
+        "sweeps",
     ]
     status, text, _ = command("models", "--help")
     assert status == 0

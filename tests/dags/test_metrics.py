@@ -19,7 +19,7 @@ from airflow.sdk.observability.metrics.stats_utils import get_stats_factory
 
 from mnist_tasks.workspace import PROJECT, Workspace
 from tests.dags.conftest import states
-from tests.helpers import ANYTHING, free_port
+from tests.helpers import ANYTHING, HANG_SECONDS, free_port
 from tests.otlp import Key, Receiver, receiving
 
 FAST = {"epochs": 2, **ANYTHING}
@@ -31,7 +31,7 @@ Flush = Callable[[], dict[Key, float]]
 
 
 @pytest.fixture
-def metrics_on(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Any]]:
+def metrics_on(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
     """A function that switches Airflow's metrics on, as a task's process does at its start, and returns the provider.
 
     Its argument is the address of the receiver.
@@ -42,10 +42,10 @@ def metrics_on(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Any]
         "airflow.sdk._shared.observability.metrics.otel_logger.atexit_register_metrics_flush", lambda: None
     )
 
-    def switch_on(url: str) -> Any:
+    def switch_on(url: str, seconds: int = 1) -> Any:
         monkeypatch.setenv("AIRFLOW__METRICS__OTEL_ON", "True")
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", url)
-        monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1")
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", str(seconds))
         stats.initialize(factory=get_stats_factory(), export_legacy_names=True)
         stats.gauge("mnist.test", 1)  # the first metric makes the provider
         from opentelemetry import metrics
@@ -67,9 +67,9 @@ def receiver() -> Iterator[Receiver]:
 
 
 @pytest.fixture
-def flush(receiver: Receiver, metrics_on: Callable[[str], Any]) -> Flush:
+def flush(receiver: Receiver, metrics_on: Callable[..., Any]) -> Flush:
     """A function that has everything sent that is left, and returns the job's numbers that have arrived."""
-    provider = metrics_on(receiver.url)
+    provider = metrics_on(receiver.url, HANG_SECONDS)
 
     def send() -> dict[Key, float]:
         provider.force_flush()
@@ -161,7 +161,7 @@ def test_with_metrics_off_nothing_is_read(home: Workspace, monkeypatch: pytest.M
 
 
 def test_a_receiver_that_is_away_does_not_fail_a_run(
-    dags: dict[str, DAG], home: Workspace, npz: Path, metrics_on: Callable[[str], Any]
+    dags: dict[str, DAG], home: Workspace, npz: Path, metrics_on: Callable[..., Any]
 ) -> None:
     provider = metrics_on(f"http://127.0.0.1:{free_port()}")
 

@@ -25,7 +25,8 @@ def test_a_bad_setting_is_an_import_error_in_the_words_of_the_launchers(
 ) -> None:
     monkeypatch.setenv(name, text)
 
-    (error,) = DagBag(str(DAGS / "mnist_training.py")).import_errors.values()
+    dag = "mnist_sweep" if name == "MNIST_SWEEP_PARALLEL" else "mnist_training"
+    (error,) = DagBag(str(DAGS / f"{dag}.py")).import_errors.values()
 
     assert f"{name}: {words}" in error
 
