@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import socket
 import time
 from datetime import datetime, timezone
@@ -24,7 +25,7 @@ from mnist_tasks.training.architectures import trainable_model, weights_sha256
 from mnist_tasks.training.checkpoint import Checkpoint
 from mnist_tasks.training.epochs import run_epochs, split, what_epochs_depend_on
 from mnist_tasks.training.fingerprint import fingerprint
-from mnist_tasks.training.provenance import library_versions
+from mnist_tasks.training.provenance import kernel_variables, library_versions
 
 if TYPE_CHECKING:
     import optuna
@@ -157,6 +158,7 @@ def _train(
     )
     indices, validation_indices = split(sweep.train_images, held_out)
     training = held_out.model_copy(update={"seed": known.seed})
+    os.environ.update(kernel_variables(training.architecture))  # as `train` does, before TensorFlow is imported
     device = use_devices(training.device)
     training = training.model_copy(update={"precision": precision(training.precision, device)})
     use_threads(intra_op=1, inter_op=2)
@@ -169,9 +171,14 @@ def _train(
 
     def after_epoch(epochs: list[Epoch]) -> None:
         known.model_copy(update={"epochs": list(epochs)}).write(path)
+        worse = False
         if study is not None and known.study_number is not None:
-            _report(study, known.study_number, epochs, config.objective)
-        if len(epochs) < training.epochs and _time_is_over(sweep):
+            worse = _report(study, known.study_number, epochs, config.objective)
+        if len(epochs) == training.epochs:
+            return
+        if worse:
+            raise TrialEnded("pruned", f"after epoch {len(epochs)} it is worse than the median of the others")
+        if _time_is_over(sweep):
             raise TrialEnded("stopped", f"the sweep's time of {config.max_minutes} minutes is over")
 
     checkpoint = Checkpoint(path.parent / "checkpoint.npz", {**origin, "split": config.seed})
@@ -192,8 +199,8 @@ def _train(
     )
 
 
-def _report(study: optuna.Study, number: int, epochs: list[Epoch], objective: str) -> None:
-    """Report the epochs that the study does not know yet; raise `TrialEnded` if the last is worse than the median."""
+def _report(study: optuna.Study, number: int, epochs: list[Epoch], objective: str) -> bool:
+    """Report the epochs that the study does not know yet; return whether the trial is worse than the median so far."""
     from optuna.trial import Trial as Asked
 
     # One study is in the file, so a trial's id is its number.
@@ -201,8 +208,7 @@ def _report(study: optuna.Study, number: int, epochs: list[Epoch], objective: st
     for epoch in epochs:
         if epoch.number not in reported:
             asked.report(epoch.metrics[f"val_{objective}"], epoch.number)
-    if asked.should_prune():
-        raise TrialEnded("pruned", f"after epoch {epochs[-1].number} it is worse than the median of the others")
+    return asked.should_prune()
 
 
 def _tell(study: optuna.Study, number: int, ended: Trial, objective: str) -> None:
