@@ -144,6 +144,8 @@ def _airflow(home: Path, port: int, passwords: Path) -> dict[str, str]:
         "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.1",
         # Seconds that a task's supervisor may sleep after the task has ended.
         "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "1",
+        # A run that is due at the start, on a busy machine, waits for the API server instead of losing a try.
+        "AIRFLOW__WORKERS__EXECUTION_API_RETRIES": "10",
         "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
     }
 
