@@ -9,7 +9,7 @@ import typer
 
 from mnist_tasks.cli.output import YES, AsJson, answer, table
 from mnist_tasks.documents import Sweep, SweepResult, Trial
-from mnist_tasks.sweep.records import CLEAR_PLAN, RESULT, SWEEP, read_trials
+from mnist_tasks.sweep.records import CLEAR_PLAN, RESULT, SWEEP, best_first, read_trials
 from mnist_tasks.system.errors import InputError
 from mnist_tasks.workspace import Workspace
 
@@ -61,7 +61,6 @@ def sweep_table(folder: Path) -> list[str]:
     if not trials:
         return ["no trial has begun"]
     sweep, result = Sweep.read(folder / SWEEP, CLEAR_PLAN), _result(folder)
-    best_first = sorted(trials, key=lambda trial: (trial.accuracy is None, -(trial.accuracy or 0), trial.number))
     names = list(sweep.space)
     header = ("", "trial", "state", "accuracy", "loss", "seconds", "seed", *names)
     rows = [
@@ -75,7 +74,7 @@ def sweep_table(folder: Path) -> list[str]:
             trial.seed,
             *(f"{value:g}" if isinstance(value := trial.parameters.get(name), float) else value for name in names),
         )
-        for trial in best_first
+        for trial in best_first(trials)
     ]
     lines = table(header, rows)
     if result:

@@ -20,7 +20,7 @@ Space = Mapping[str, Any]
 # What a person may search. Where and how a training runs is the machine's; the sweep sets seed, split and stopping.
 _FORM = {name: schema for fields in run_form().values() for name, schema in fields.items()}
 SEARCHABLE = {
-    name: {**_FORM[name], "type": _FORM[name]["type"]}
+    name: _FORM[name]
     for name in ("recipe", *TrainConfig.model_fields)
     if name in _FORM and name not in {*NOT_OF_A_RECIPE, "validation_split", "patience", "seed"}
 }

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mnist_tasks.documents import Sweep, SweepResult, Trial
-from mnist_tasks.sweep.records import FILE, RESULT, SWEEP, TRIALS
+from mnist_tasks.sweep.records import FILE, RESULT, SWEEP, TRIALS, best_first
 from mnist_ui.charts import Plot, Series
 from mnist_ui.reading import read
 
@@ -44,8 +44,7 @@ def sweep_report(folder: Path) -> SweepReport:
     found.sweep = read(folder / SWEEP, Sweep, found.problems)
     found.result = read(folder / RESULT, SweepResult, found.problems)
     read_trials = (read(path, Trial, found.problems) for path in (folder / TRIALS).glob(f"*/{FILE}"))
-    trials = [trial for trial in read_trials if trial]
-    found.trials = sorted(trials, key=lambda trial: (trial.accuracy is None, -(trial.accuracy or 0), trial.number))
+    found.trials = best_first(trial for trial in read_trials if trial)
     found.curves, found.front = _curves(found.drawn), _front(found.trials)
     return found
 
