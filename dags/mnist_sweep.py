@@ -14,9 +14,8 @@ from mnist_common import Context, ModelLink, XCom, airflow_params, no_retry_for_
 from mnist_notify import tell_failure, tell_sweep
 from mnist_placement import TRIES, on_gpu
 
-from mnist_tasks.config import DataConfig, SweepConfig
 from mnist_tasks.installation import value
-from mnist_tasks.run_parameters import RunConfig, sweep_form
+from mnist_tasks.run_parameters import RunConfig, split_sweep, sweep_form
 from mnist_tasks.system.errors import InputError
 from mnist_tasks.workspace import Workspace
 
@@ -55,7 +54,7 @@ def mnist_sweep() -> None:
         from mnist_tasks.sweep.plan import check_sweep
         from mnist_tasks.system.tensorflow_setup import tensorflow_in_airflow
 
-        data, sweep = _split(params)
+        data, sweep = split_sweep(dict(params))
         check_sweep(sweep)
         workspace = Workspace.from_environment()
         workspace.prepare()
@@ -83,7 +82,7 @@ def mnist_sweep() -> None:
     def plan(digest: XCom, params: Context = None, run_id: Context = None) -> list[int]:
         from mnist_tasks.sweep.plan import plan
 
-        (data, sweep), workspace = _split(params), Workspace.from_environment()
+        (data, sweep), workspace = split_sweep(dict(params)), Workspace.from_environment()
         return plan(workspace.dataset(digest), workspace.sweep_folder(run_id), sweep, data.model_dump())
 
     @task(multiple_outputs=False, execution_timeout=timedelta(hours=6), **AT_ONCE)
@@ -134,13 +133,6 @@ def mnist_sweep() -> None:
     chain(trials, best)
     chain(repeated, chosen, trained)
     chosen.operator.operator_extra_links = (ModelLink(),)
-
-
-def _split(params: dict[str, Any]) -> tuple[DataConfig, SweepConfig]:
-    """The two groups of the form's fields."""
-    given = {name: value for name, value in dict(params).items() if value is not None}
-    data = {name: given.pop(name) for name in DataConfig.model_fields if name in given}
-    return DataConfig(**data), SweepConfig(**given)
 
 
 def _begun(run_id: str) -> Path:

@@ -136,6 +136,13 @@ def sweep_form() -> dict[str, dict[str, Schema]]:
     return {"Data": _schemas(DataConfig), "Sweep": _schemas(SweepConfig)}
 
 
+def split_sweep(parameters: Mapping[str, Any]) -> tuple[DataConfig, SweepConfig]:
+    """The two groups of a sweep's flat set of parameters, as the form and the command line give it."""
+    given = {name: value for name, value in parameters.items() if value is not None}
+    data = {name: given.pop(name) for name in DataConfig.model_fields if name in given}
+    return DataConfig(**data), SweepConfig(**given)
+
+
 def rollback_form() -> dict[str, dict[str, Schema]]:
     """As `run_form`, for a rollback."""
     return {"Rollback": _schemas(RollbackConfig)}

@@ -23,9 +23,8 @@ from run import FAILED, POLL_SECONDS, Seen, exit_status, follow, parse, show, st
 
 from mnist_tasks import installation
 from mnist_tasks.cli.sweeps import line, sweep_table
-from mnist_tasks.config import DataConfig, SweepConfig
 from mnist_tasks.data.sources import find
-from mnist_tasks.run_parameters import sweep_form
+from mnist_tasks.run_parameters import split_sweep, sweep_form
 from mnist_tasks.sweep.plan import check_sweep
 from mnist_tasks.sweep.records import read_trials
 from mnist_tasks.system.parameters import check
@@ -46,9 +45,9 @@ def run_once(arguments: list[str]) -> int:
     installation.check()
     if installation.value("MNIST_APPROVAL"):
         raise LaunchError("MNIST_APPROVAL is set, and this command has no UI in which a person could approve the model")
-    data = {name: parameters[name] for name in DataConfig.model_fields if name in parameters}
-    check_sweep(SweepConfig(**{name: value for name, value in parameters.items() if name not in data}))
-    find(DataConfig(**data).source)
+    data, sweep = split_sweep(parameters)
+    check_sweep(sweep)
+    find(data.source)
     # One trial uses the whole machine already, and one at a time gives the same winner each time.
     os.environ.setdefault("MNIST_SWEEP_PARALLEL", "1")
     workspace = Workspace.from_environment()
