@@ -26,7 +26,8 @@ ifneq (,$(and $(ALWAYS),$(filter run sweep stack-run,$(MAKECMDGOALS)),$(filter 1
 MAKEFLAGS += -q
 endif
 
-.PHONY: help run sweep up test test-all check audit bench docs lock clean ready ready-dev env stack-up stack-run stack-test stack-down
+.PHONY: help run sweep up test test-all check audit bench docs lock clean ready ready-dev env
+.PHONY: stack-up stack-run stack-test stack-down
 
 help:
 	@echo "make run [epochs=3 min_accuracy=0.98 ...]  run the DAG once: 0 promoted, 1 rejected, 2 failed"
@@ -42,7 +43,7 @@ help:
 	@echo "make stack-run [epochs=3 ...]              run the DAG once there, like make run"
 	@echo "make stack-down                            stop it; the volumes with your models stay"
 	@echo "make stack-test                            test the containers and what can break in them; needs Docker"
-	@echo "make lock                                  resolve the four requirements files again"
+	@echo "make lock                                  resolve the requirements files again"
 	@echo "make clean                                 remove the environment and caches; var/ with your models stays"
 
 run: ready
@@ -84,6 +85,7 @@ bench: ready-dev
 	$(BIN)/python -m benchmarks.year 365 var/benchmark-year.json
 	$(BIN)/python -m benchmarks.pictures 100 2026
 	$(BIN)/python -m benchmarks.pages 3 var/benchmark-pages.json
+	$(BIN)/python -m benchmarks.mirror 3 var/benchmark-mirror.json
 
 # The environment belongs to this folder and its Python. The script ends at once if everything is installed.
 CHOSEN := $(if $(filter file,$(origin PYTHON)),,'$(PYTHON)')
@@ -102,7 +104,11 @@ EVERY = --universal --fork-strategy fewest --python-version
 lock: ready-dev
 	$(LOCK) $(EVERY) 3.10 pyproject.toml -o requirements.txt
 	$(LOCK) $(EVERY) 3.10 --group dev -c requirements.txt -o requirements-dev.txt
-	$(LOCK) $(EVERY) 3.11 --group stack -c requirements.txt -o requirements-stack.txt
+	$(LOCK) $(EVERY) 3.10 --group servers -o tests/servers/requirements.txt
+	$(LOCK) $(EVERY) 3.10 --group s3 -c requirements.txt -o requirements-s3.txt
+	$(LOCK) $(EVERY) 3.10 --group mlflow -c requirements.txt -o requirements-mlflow.txt
+	$(LOCK) $(EVERY) 3.11 --group stack -c requirements.txt -c requirements-s3.txt -c requirements-mlflow.txt \
+		-o requirements-stack.txt
 	$(LOCK) --python-version 3.11 --python-platform x86_64-manylinux_2_28 --group gpu -c requirements.txt \
 		-o requirements-gpu.txt
 

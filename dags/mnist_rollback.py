@@ -8,9 +8,11 @@ from typing import Any
 
 from airflow.sdk import dag, task
 from mnist_common import CHAMPION, Context, airflow_params, no_retry_for_bad_input
+from mnist_elsewhere import copy_champion_after
 from mnist_metrics import send_figures
 from mnist_notify import tell_failure, tell_rollback
 
+from mnist_tasks import installation
 from mnist_tasks.config import RollbackConfig
 from mnist_tasks.run_parameters import rollback_form
 from mnist_tasks.workspace import Workspace
@@ -49,7 +51,7 @@ def mnist_rollback() -> None:
         outlet_events[CHAMPION].extra = {"run_id": run_id, **outcome}
         return outcome
 
-    rollback()
+    copy_champion_after(rollback(), installation.value("MNIST_MIRROR"), installation.value("MNIST_MLFLOW"))
 
 
 mnist_rollback()

@@ -23,6 +23,7 @@ from mnist_common import (
     no_retry_for_bad_input,
     skip_as_before,
 )
+from mnist_elsewhere import copy_champion_after
 from mnist_metrics import send_figures
 from mnist_notify import tell_failure, tell_promotion, tell_rejection
 from mnist_placement import TRIES, on_gpu
@@ -44,6 +45,8 @@ if WATCH:
     from mnist_watch import watched
 
 ON_GPU = on_gpu()
+MIRROR = value("MNIST_MIRROR")
+MLFLOW = value("MNIST_MLFLOW")
 APPROVAL = value("MNIST_APPROVAL")
 PARAMETERS = value("MNIST_PARAMS")
 
@@ -74,7 +77,8 @@ def mnist_training() -> None:
     | **promote** | the evaluation | `runs/<run id>/decision.json`; if approved `models/<version>/`, `models/champion` |
 
     With `MNIST_APPROVAL`, a task **approve** before *promote* waits for a person to say yes or no to a candidate that
-    passes the gate.
+    passes the gate. With `MNIST_MIRROR`, a task **mirror** copies the champion to an object store; with `MNIST_MLFLOW`,
+    a task **mlflow** records the run and the champion there. Neither changes who is champion.
 
     When nothing has changed since the champion was trained, or since a candidate was rejected, a scheduled run ends in
     seconds: *train* and all after it are **skipped**, the reason is in their logs (`when_unchanged=retrain` goes on).
@@ -193,6 +197,7 @@ def mnist_training() -> None:
         promoted = promote()
         chain(evaluated, promoted)
     promoted.operator.operator_extra_links = (ModelLink(),)
+    copy_champion_after(promoted, MIRROR, MLFLOW)
 
 
 training = mnist_training()

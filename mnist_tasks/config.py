@@ -24,15 +24,15 @@ class DataConfig(Parameters):
         "builtin",
         title="Data source",
         description="`builtin` (MNIST as shipped with the project), `keras` (downloaded and cached by Keras), or the "
-        "path or URL (`https`, `s3`, `gs`) of an `.npz` file, of a CSV, ARFF or parquet table, of a folder with "
-        "MNIST's IDX files or of a folder of pictures `0/` to `9/`, as the worker sees it. Without a test set of its "
-        "own, MNIST's is used.",
+        "path or URL (`https`, `s3://conn_id@bucket/...`, `gs`) of an `.npz` file, of a CSV, ARFF or parquet table, of "
+        "a folder with MNIST's IDX files or of a folder of pictures `0/` to `9/`, as the worker sees it. Without a "
+        "test set of its own, MNIST's is used.",
     )
     inbox: Annotated[str | None, WithJsonSchema({"type": ["string", "null"], "minLength": 1})] = Field(
         None,
         title="Inbox",
-        description="Folder with labelled batches to add to the source. If empty: `inbox` in `MNIST_HOME`, if there is "
-        "one; `none` for none.",
+        description="Folder with labelled batches to add to the source, or the URL of one (`s3://conn_id@bucket/...`, "
+        "`gs`). If empty: `inbox` in `MNIST_HOME`, if there is one; `none` for none.",
     )
 
 

@@ -687,6 +687,23 @@ class Notes(Document):
     notes: list[Note] = []
 
 
+# champion.json in the mirror of an object store
+
+
+class MirroredChampion(Document):
+    """`champion.json` in a mirror: which version is champion, since when and why, and the SHA-256 of its files."""
+
+    version: Annotated[int, Field(gt=0)]
+    time: str
+    event: str = ""
+    reason: str = ""
+    published_by: str | None = None
+    sha256: dict[str, str]
+
+
+# models/rejected.json
+
+
 class LastRejection(Document):
     """`models/rejected.json`: what the newest rejected candidate was made from, and what it was judged by."""
 

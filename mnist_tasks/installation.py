@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 from mnist_tasks.data import allowed_sources
 from mnist_tasks.run_parameters import RunConfig
 from mnist_tasks.system.errors import InputError, TaskError
+from mnist_tasks.system.store_url import ServerUrl, StoreUrl
 
 PREFIX = "MNIST_"
 
@@ -190,6 +191,20 @@ def _name(text: str) -> str | None:
     return text or None
 
 
+def _store(text: str) -> str | None:
+    return str(StoreUrl.parse(text)) if text.strip() else None
+
+
+def _yes_or_no(text: str) -> bool:
+    if text.strip() not in ("yes", "no"):
+        raise InputError(f"{text!r} is neither yes nor no")
+    return text.strip() == "yes"
+
+
+def _server(text: str) -> ServerUrl | None:
+    return ServerUrl.parse(text) if text.strip() else None
+
+
 def _notifiers(text: str) -> list[dict[str, Any]]:
     """Parse a list of notifiers. The messages do not repeat the text, which may hold a password."""
     if not text.strip():
@@ -247,5 +262,8 @@ SETTINGS: Mapping[str, Setting] = {
     "MNIST_KEEP_LOGS": Setting("how long Airflow's logs and finished runs are kept, or forever", keep_time, "90d"),
     "MNIST_DEADLINE": Setting("tell if no run of the night has ended by then, such as 06:00 (UTC)", _time_of_day),
     "MNIST_STALE": Setting("tell if the champion is older, such as 14d; empty or `forever` for never", _stale),
+    "MNIST_MIRROR": Setting("where to copy the champion to: a folder in an object store; empty for nowhere", _store),
+    "MNIST_MIRROR_PRUNE": Setting("whether what is pruned here is pruned there: yes or no", _yes_or_no, "no"),
+    "MNIST_MLFLOW": Setting("the MLflow server that runs and champions are recorded in; empty for none", _server),
     "MNIST_COMMIT": Setting("the git commit that a container's image was built from", str.strip),
 }

@@ -84,7 +84,7 @@ def load(
     source: str,
     datasets: Path,
     *,
-    inbox: Path | None = None,
+    inbox: Path | str | None = None,
     rules: DataRules | None = None,
     run: Path | None = None,
     models: Path | None = None,
@@ -95,7 +95,7 @@ def load(
         source: `builtin`, `keras`, a URL, or the path of a file or folder in one of the forms of `data/readers`.
             A source without a test set gets MNIST's.
         datasets: the folder of all datasets; made if needed.
-        inbox: the folder with batches to add; None for none.
+        inbox: the folder with batches to add, or the URL of one in an object store; None for none.
         rules: the rules for the data; default: the trigger form's defaults.
         run: the run's folder, for `data/validation.json` and the contact sheets; None to write none.
         models: the model directory, to compare the data with the champion's; None to compare batches with the source.
@@ -105,7 +105,7 @@ def load(
             rule; or, if the rules say so, if a batch does.
     """
     log.info("reading the data source %s", source)
-    inbox = AllowedSources.from_environment().path(inbox) if inbox else None
+    place = AllowedSources.from_environment().inbox(inbox) if inbox else None
     datasets.mkdir(parents=True, exist_ok=True)
     # A lock of its own, not the digest's: two first runs must not both clear each other's staging folder.
     with FileLock(datasets / ".lock"):
@@ -113,7 +113,12 @@ def load(
         work = datasets / ".staging-load"
         work.mkdir()
         try:
-            return _load(_Call(source, datasets, rules or DataRules(), run, models, work), inbox)
+            if isinstance(place, str):
+                # Imported here: the file systems behind URLs take a while, and most nights need none.
+                from mnist_tasks.data.remote_inbox import copy_inbox
+
+                place = copy_inbox(place, datasets)
+            return _load(_Call(source, datasets, rules or DataRules(), run, models, work), place)
         finally:
             shutil.rmtree(work)
 

@@ -49,18 +49,19 @@ class Workspace:
     def runs(self) -> Path:
         return self.root / "runs"
 
-    def inbox(self, name: str | None) -> Path | None:
-        """The folder that batches are dropped into.
+    def inbox(self, name: str | None) -> Path | str | None:
+        """The folder that batches are dropped into: a path, or the URL of one in an object store.
 
         Args:
-            name: a path, below the root if it is relative; `none` for no inbox; None for `inbox`, if there is one.
+            name: a URL or a path, below the root if it is relative; `none` for no inbox; None for `inbox`, if there is
+                one.
         """
         if name == "none":
             return None
         if name is None:
             usual = self.root / "inbox"
             return usual if usual.exists() else None
-        return self.root / Path(name).expanduser()
+        return name if "://" in name else self.root / Path(name).expanduser()
 
     @property
     def sweeps(self) -> Path:

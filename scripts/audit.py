@@ -12,6 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+# What requirements-s3.txt and requirements-mlflow.txt have is in requirements-dev.txt, too.
 FILES = ("requirements.txt", "requirements-dev.txt", "requirements-stack.txt", "requirements-gpu.txt")
 
 # In an environment of its own, because it needs some twenty packages that nothing else here needs.

@@ -27,6 +27,7 @@ FILES: Mapping[str, type[documents.JsonFile]] = {
     "decision": documents.DecisionRecord,
     "metadata": documents.Metadata,
     "rejected": documents.LastRejection,
+    "mirror-champion": documents.MirroredChampion,
     "history-line": documents.HistoryEvent,
     "sweep": documents.Sweep,
     "trial": documents.Trial,

@@ -24,8 +24,8 @@ USER = "admin"
 # Meant for another Airflow (such as the address of a production database), for make, for another Python, or, in a git
 # hook, for another repository.
 FOREIGN = ("AIRFLOW", "_AIRFLOW", "MAKE", "PYTHON", "GIT_")
-# But for this: where to send metrics.
-METRICS = "AIRFLOW__METRICS__"
+# But for these: where to send metrics, and connections, which a setting may name.
+KEPT = ("AIRFLOW__METRICS__", "AIRFLOW_CONN_")
 # Set for a notebook or another project. Here figures are written to files, and the backend of Keras is TensorFlow.
 FOREIGN_NAMES = frozenset({"KERAS_BACKEND", "MPLBACKEND", "MATPLOTLIBRC"})
 
@@ -45,7 +45,7 @@ def surroundings(given: Mapping[str, str], home: Path, port: int, passwords: Pat
     kept = {
         name: value
         for name, value in given.items()
-        if (name.startswith(METRICS) or not name.startswith(FOREIGN))
+        if (name.startswith(KEPT) or not name.startswith(FOREIGN))
         and name not in FOREIGN_NAMES
         and name.lower() not in (*PROXIES, "no_proxy")
     }

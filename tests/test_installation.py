@@ -13,6 +13,7 @@ import pytest
 
 from mnist_tasks.installation import SETTINGS, check, duration, problems, value
 from mnist_tasks.system.errors import InputError
+from mnist_tasks.system.store_url import ServerUrl
 from mnist_tasks.workspace import PROJECT
 
 BAD = [
@@ -22,6 +23,14 @@ BAD = [
     ("MNIST_WATCH_INBOX", "30", "'30' is not a time to wait from 1s to 365d; write a number and s, m, h or d"),
     ("MNIST_SWEEP_PARALLEL", "0", "'0' is not a number of trials from 1 to 1000"),
     ("MNIST_SWEEP_PARALLEL", "two", "'two' is not a number of trials from 1 to 1000"),
+    ("MNIST_MIRROR", "/data/models", "'/data/models' is not the URL of a store: use s3, gs, file, memory"),
+    ("MNIST_MIRROR", "s3://key:secret@bucket/models", "s3://... holds credentials or a port; put them into an Airflow"),
+    ("MNIST_MLFLOW", "host:5000", "'host:5000' is not the URL of a server; write it as http://host:5000"),
+    ("MNIST_MLFLOW", "http://me:secret@host", "http://... holds a password; put it into an Airflow connection"),
+    ("MNIST_MLFLOW", "http://my%20conn@host", "'my%20conn' is not the id of an Airflow connection"),
+    ("MNIST_MLFLOW", "http://host:5000/#/experiments", "http://host... has a query or a fragment"),
+    ("MNIST_MLFLOW", "http://my host", "'http://my host' is not the URL of a server"),
+    ("MNIST_MLFLOW", "http://host:port", "it is not the URL of a server: Port could not be cast to integer"),
     ("MNIST_APPROVAL", "soon", "'soon' is not a time to wait from 1s to 365d"),
     ("MNIST_GPU_POOL", "gpu ", "'gpu ' has blanks around it"),
     ("MNIST_GPU_QUEUE", "\n", "'\\n' has blanks around it"),
@@ -51,6 +60,7 @@ BAD_BUT_NO_REASON_TO_STOP = [
             "\u0660\u0666:\u0660\u0660",
         )
     ),
+    ("MNIST_MIRROR_PRUNE", "sometimes", "'sometimes' is neither yes nor no"),
     ("MNIST_STALE", "14", "'14' is not a time to wait from 1s to 365d; write a number and s, m, h or d"),
     ("MNIST_STALE", "never", "'never' is not a time to wait from 1s to 365d"),
     ("MNIST_STALE", "0d", "'0d' is not a time to wait from 1s to 365d"),
@@ -96,6 +106,12 @@ def test_the_launchers_refuse_a_bad_setting_before_anything_starts(script: str, 
         ("MNIST_SCHEDULE", "*/5 2 * * 1-5", "*/5 2 * * 1-5"),
         ("MNIST_WATCH_INBOX", "30s", timedelta(seconds=30)),
         ("MNIST_APPROVAL", " ", None),
+        ("MNIST_MIRROR", "", None),
+        ("MNIST_MIRROR", "s3://conn@bucket/models/", "s3://conn@bucket/models"),
+        ("MNIST_MIRROR_PRUNE", "yes", True),
+        ("MNIST_MLFLOW", " ", None),
+        ("MNIST_MLFLOW", "https://conn@mlflow.example.com/team/", ServerUrl("https://mlflow.example.com/team", "conn")),
+        ("MNIST_MLFLOW", "http://[::1]:5000", ServerUrl("http://[::1]:5000", None)),
         ("MNIST_SWEEP_PARALLEL", " ", None),
         ("MNIST_SWEEP_PARALLEL", "2", 2),
         ("MNIST_GPU_POOL", "", None),

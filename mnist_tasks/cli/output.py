@@ -16,6 +16,7 @@ import typer
 from mnist_tasks.registry.model_directory import ModelDirectory
 from mnist_tasks.system.disk_space import explained_disk_errors
 from mnist_tasks.system.errors import InputError, TaskError
+from mnist_tasks.system.suggestions import CLI
 
 # What a command says by its exit status: yes, or done; no: something differs or is damaged; it has failed.
 YES, NO, FAILED = 0, 1, 2
@@ -79,7 +80,11 @@ def _wrapped(texts: Sequence[Sequence[str]], width: int) -> list[str]:
 
 @contextmanager
 def writing(models: ModelDirectory) -> Iterator[None]:
-    """Add to the message of an error in the block, a command that writes, who is champion now."""
+    """Add to the message of an error in the block, a command that writes, who is champion now.
+
+    If the block changes that, say which copies elsewhere do not know it yet.
+    """
+    before = models.linked_number()
     try:
         with explained_disk_errors(models.root.parent, below=True):
             yield
@@ -87,6 +92,11 @@ def writing(models: ModelDirectory) -> Iterator[None]:
         raise
     except (TaskError, OSError, MemoryError) as error:
         raise TaskError(f"{error or 'out of memory'}; {models.describe_champion()}") from error
+    if models.linked_number() != before:
+        if os.environ.get("MNIST_MIRROR"):
+            print(f"the mirror has the champion before; bring it up to date with {CLI} mirror", file=sys.stderr)
+        if os.environ.get("MNIST_MLFLOW"):
+            print("the alias in MLflow moves at the end of the next run of mnist_training", file=sys.stderr)
 
 
 def _cell(value: Any) -> str:

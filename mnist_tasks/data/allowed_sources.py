@@ -8,6 +8,7 @@ MNIST_SOURCES, a list of what may be read, separated by commas:
     https://data.example.com    a host, whatever its address; with a port or a path if given
     https://*                   any host with a public address
     s3://bucket/digits          a bucket, or what begins so in it; s3://* for any
+    s3://conn_id@bucket         a bucket, read with the credentials of that Airflow connection; s3://conn_id@* for any
 
 MNIST_HOME may always be read. Without the setting, anything of the worker's files, public hosts and any bucket may be;
 a loopback, link-local or private address only if its host is listed.
@@ -29,6 +30,7 @@ from urllib.parse import unquote, urlsplit
 
 from mnist_tasks.system.errors import InputError, is_transient
 from mnist_tasks.system.files import printable
+from mnist_tasks.system.store_url import connection_and_path
 from mnist_tasks.workspace import Workspace
 
 SETTING = "MNIST_SOURCES"
@@ -49,18 +51,22 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 @dataclass(frozen=True)
 class Place:
-    """One entry of the list behind a scheme: a host or bucket, `*` for any; a port, 0 for any; how paths begin."""
+    """One entry of the list behind a scheme: a host or bucket, `*` for any; a port, 0 for any; how paths begin.
+
+    Who may name a source may not use every connection that Airflow has. So a connection is allowed by its id only.
+    """
 
     scheme: str
     host: str
     port: int = 0
     path: str = ""
+    connection: str | None = None
 
     def holds(self, other: Place) -> bool:
         """Whether what is asked for lies in it."""
         inside = other.path == self.path or other.path.startswith(f"{self.path.rstrip('/')}/")
         return (
-            self.scheme == other.scheme
+            (self.scheme, self.connection) == (other.scheme, other.connection)
             and self.host in ("*", other.host)
             and self.port in (0, other.port)
             and (not self.path.strip("/") or inside)
@@ -100,6 +106,15 @@ class AllowedSources:
             self._check(source)
             return source
         return self.path(_file_path(source, "source: "))
+
+    def inbox(self, inbox: str | Path) -> Path | str:
+        """An inbox's path with all links followed, or its URL in an object store; raises as `source`."""
+        if isinstance(inbox, Path):
+            return self.path(inbox)
+        place = self.source(inbox)
+        if isinstance(place, str) and scheme_of(place) in PORTS:
+            raise InputError(f"inbox: {printable(inbox)} cannot be listed; use a folder, s3 or gs")
+        return place
 
     def path(self, text: str | Path) -> Path:
         """A path of this machine with all links followed; raises as `source`."""
@@ -222,6 +237,8 @@ def _place(url: str, whose: str = "source: ") -> Place:
     scheme = scheme_of(url, whose)
     if printable(url) != url:
         raise InputError(f"{whose}{printable(url)} is not a URL: it has bytes that are not UTF-8; write them as %FF")
+    if scheme not in PORTS:
+        connection_and_path(url)  # says nothing of what may be a password
     try:
         split = urlsplit(url)
         # Brackets belong to an address in IPv6, a dot at the end to a name from the root.
@@ -234,12 +251,13 @@ def _place(url: str, whose: str = "source: ") -> Place:
     if scheme in PORTS:
         return Place(scheme, host, port or PORTS[scheme], _plain(split.path))
     # A bucket's name is a case of its own, and whatever follows it is the key.
-    bucket, _, key = url.partition("://")[2].partition("/")
-    return Place(scheme, bucket, 0, f"/{key}" if key else "")
+    connection, path = connection_and_path(url)
+    bucket, _, key = path.partition("/")
+    return Place(scheme, bucket, 0, f"/{key}" if key else "", connection)
 
 
 def _any_port(place: Place) -> Place:
-    return Place(place.scheme, place.host, 0 if place.host == "*" else place.port, place.path)
+    return replace(place, port=0 if place.host == "*" else place.port)
 
 
 def _plain(path: str) -> str:

@@ -1,8 +1,9 @@
 """Digits behind a URL: fetched to a temporary folder, within bounds, and then read as any local file.
 
 `https` and `http` go through httpx, which the project has anyway; `s3` and `gs` through fsspec, as in Airflow, with the
-credentials that its packages find in the environment. What may be read at all is for `reach` to say: of each redirect,
-and of the very address that is connected to, so that a name that changes its address in between leads nowhere else.
+credentials of an Airflow connection or those that its packages find in the environment. What may be read at all is for
+`reach` to say: of each redirect, and of the very address that is connected to, so that a name that changes its address
+in between leads nowhere else.
 Through a proxy (HTTPS_PROXY and the like) it is the proxy that looks names up and connects, by its own rules.
 """
 
@@ -16,11 +17,12 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-import fsspec  # type: ignore[import-untyped]
 import httpx
 
 from mnist_tasks.data.allowed_sources import SCHEMES, AllowedSources, addresses_of, check_public, is_loopback, scheme_of
-from mnist_tasks.system.errors import InputError, is_transient
+from mnist_tasks.system.errors import InputError
+from mnist_tasks.system.object_store import explained, file_system
+from mnist_tasks.system.store_url import connection_and_path
 
 MAX_BYTES = 4 << 30  # more than the largest source may hold
 MAX_REDIRECTS = 5
@@ -142,9 +144,10 @@ def _proxy(scheme: str, host: str) -> str | None:
 
 
 def _through_fsspec(url: str, folder: Path) -> Path:
-    try:
-        system = fsspec.filesystem(scheme_of(url))
-        root = url.partition("://")[2].rstrip("/")
+    connection, root = connection_and_path(url)
+    root = root.rstrip("/")
+    with explained(url, connection=connection):
+        system = file_system(scheme_of(url), connection)
         files = system.find(root, detail=True) if system.isdir(root) else {root: system.info(root)}
         total = sum(entry["size"] or 0 for entry in files.values())
         if total > MAX_BYTES:
@@ -159,22 +162,6 @@ def _through_fsspec(url: str, folder: Path) -> Path:
             path.parent.mkdir(parents=True, exist_ok=True)
             with system.open(name, "rb") as file:
                 left -= _write(iter(lambda file=file: file.read(PIECE), b""), path, left, url)  # type: ignore[misc]
-    except InputError:
-        raise
-    except ImportError as error:
-        raise InputError(f"{url} needs a package that is not installed: {error}; install it where tasks run") from error
-    except (FileNotFoundError, PermissionError) as error:
-        raise InputError(f"{url} cannot be read: {type(error).__name__}; check the address and the rights") from error
-    # What the packages and their clients let through: botocore's, google-auth's and aiohttp's own errors among it.
-    except Exception as error:
-        if is_transient(error):
-            raise
-        names = {kind.__name__ for kind in type(error).__mro__}
-        if any(word in name for name in names for word in ("Connection", "Timeout", "Transport")):
-            raise ConnectionError(f"{url} cannot be fetched: {type(error).__name__}; check the connection") from error
-        raise InputError(
-            f"{url} cannot be read: {type(error).__name__}; check the address, the rights and the credentials"
-        ) from error
     return folder / _file_name(url)
 
 

@@ -43,7 +43,7 @@ from mnist_ui.report import report
 from mnist_ui.sweeps import sweep_report
 
 DAG_ID = re.compile(r"[A-Za-z0-9_.-]{1,250}")
-ORDER = ("load", "normalize", "train", "evaluate", "approve", "promote")
+ORDER = ("load", "normalize", "train", "evaluate", "approve", "promote", "mirror", "mlflow")
 STATIC = {
     "style.css": "text/css",
     "page.js": "text/javascript",

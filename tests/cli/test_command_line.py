@@ -276,7 +276,8 @@ def test_an_empty_directory_has_nothing_to_go_back_to_or_to_repair(command: Comm
 def test_help_lists_every_command(command: Command) -> None:
     status, text, _ = command("--help")
     assert status == 0
-    assert re.findall(r"^  (\w+) {2,}", text, re.MULTILINE) == [
+    assert re.findall(r"^  (\w[\w-]*) {2,}", text, re.MULTILINE) == [
+        "mirror",
         "predict",
         "export",
         "import",

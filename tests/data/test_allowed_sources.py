@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mnist_tasks import installation
-from mnist_tasks.data.allowed_sources import AllowedSources, check_public, parse
+from mnist_tasks.data.allowed_sources import DEFAULT, AllowedSources, check_public, parse
 from mnist_tasks.load import load
 from mnist_tasks.system.errors import InputError
 
@@ -113,6 +113,15 @@ def test_the_stack_reads_https_and_its_home_alone(source: str, expected: bool) -
         ("s3://bucket/a", "s3://bucket/ab", False),
         ("s3://bucket", "gs://bucket/x", False),
         ("s3://*", "s3://bucket/x", True),
+        ("s3://*", "s3://conn@bucket/x", False),
+        ("s3://bucket", "s3://conn@bucket/x", False),
+        ("s3://conn@bucket", "s3://bucket/x", False),
+        ("s3://conn@bucket", "s3://conn@bucket/x", True),
+        ("s3://conn@bucket", "s3://other@bucket/x", False),
+        ("s3://conn@bucket/a", "s3://conn@bucket/ab", False),
+        ("s3://conn@*", "s3://conn@bucket/x", True),
+        ("s3://conn@*", "gs://conn@bucket/x", False),
+        (DEFAULT, "s3://conn@bucket/x", False),
     ],
 )
 def test_an_entry_allows_a_host_a_bucket_or_what_begins_so(setting: str, source: str, expected: bool) -> None:

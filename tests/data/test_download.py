@@ -125,8 +125,16 @@ def test_what_may_pass_is_tried_again(path: str, server: str, monkeypatch: pytes
     ("url", "words"),
     [
         ("carrier-pigeon://digits.npz", "cannot be read: use https, http, s3, gs, file"),
-        ("s3://bucket/digits.npz", "needs a package that is not installed: .*s3fs"),
-        ("gs://bucket/digits.npz", "needs a package that is not installed: .*gcsfs"),
+        (
+            "gs://bucket/digits.npz",
+            "needs a package that is not installed: .*gcsfs.*; install apache-airflow-prov",
+        ),
+        (
+            "s3://key:secret/x@bucket/digits.npz",
+            r"^s3://\.\.\. holds credentials or a port; put them into an Airflow",
+        ),
+        ("s3://my conn@bucket/digits.npz", "'my conn' is not the id of an Airflow connection"),
+        ("s3://conn@bucket/digits.npz", "s3://conn@bucket/digits.npz may not be read: MNIST_SOURCES allows "),
         ("http://a\0b/digits.npz", "is not a URL"),
         ("file:///no/such/file.npz", "does not exist"),
     ],
@@ -147,7 +155,7 @@ def test_an_object_that_is_not_there_is_refused_by_name(s3: Bucket) -> None:
     s3.pipe("/bucket/other.npz", b"")
 
     with pytest.raises(
-        InputError, match=r"^s3://bucket/digits\.npz cannot be read: .*check the address and the rights"
+        InputError, match=r"^s3://bucket/digits\.npz cannot be read: FileNotFoundError; check the address, the rights"
     ):
         read_source("s3://bucket/digits.npz")
 
