@@ -16,10 +16,15 @@ ENV PIP_DISABLE_PIP_VERSION_CHECK=1 \
     MNIST_HOME=/opt/mnist/home \
     MPLCONFIGDIR=/tmp/matplotlib \
     PYTHONPATH=/opt/mnist/packages
-COPY requirements.txt requirements-stack.txt /tmp/requirements/
+# Of requirements-s3.txt and requirements-mlflow.txt, those to install: "s3", "mlflow" or "s3 mlflow".
+ARG EXTRAS=
+COPY requirements.txt requirements-stack.txt requirements-s3.txt requirements-mlflow.txt /tmp/requirements/
 RUN --mount=type=cache,target=/root/.cache/pip \
     pip install --quiet --compile --no-deps --require-hashes \
-        -r /tmp/requirements/requirements.txt -r /tmp/requirements/requirements-stack.txt
+        -r /tmp/requirements/requirements.txt -r /tmp/requirements/requirements-stack.txt \
+    && for extra in ${EXTRAS}; do \
+        pip install --quiet --compile --no-deps --require-hashes -r "/tmp/requirements/requirements-${extra}.txt" || exit 1; \
+    done
 # An empty airflow.cfg, or Airflow would write one with secrets of its own. Volumes take over the folders' owner.
 RUN useradd --uid 50000 --gid 0 --home-dir /tmp --no-create-home airflow \
     && mkdir -p /opt/mnist \

@@ -27,7 +27,7 @@ MAKEFLAGS += -q
 endif
 
 .PHONY: help run sweep up test test-all check audit bench docs lock clean ready ready-dev env
-.PHONY: stack-up stack-run stack-test stack-down
+.PHONY: stack-up stack-run stack-test stack-down serve-check
 
 help:
 	@echo "make run [epochs=3 min_accuracy=0.98 ...]  run the DAG once: 0 promoted, 1 rejected, 2 failed"
@@ -41,6 +41,7 @@ help:
 	@echo "make docs                                  generate the parameters and schemas in docs/"
 	@echo "make stack-up                              Airflow for a team in containers: Celery, Postgres, a GPU worker"
 	@echo "make stack-run [epochs=3 ...]              run the DAG once there, like make run"
+	@echo "make serve-check                           ask TensorFlow Serving there whether it serves the champion"
 	@echo "make stack-down                            stop it; the volumes with your models stay"
 	@echo "make stack-test                            test the containers and what can break in them; needs Docker"
 	@echo "make lock                                  resolve the requirements files again"
@@ -122,11 +123,15 @@ stack-run:
 	$(ALWAYS)@exec $(PYTHON) -E $(WITH_PARAMETERS) $(COMPOSE) run --rm --no-deps --no-TTY init \
 		python /opt/mnist/scripts/stack_run.py
 
+serve-check:
+	@$(COMPOSE) run --rm --no-deps --no-TTY init python -m mnist_tasks serve-check --url http://serving:8501
+
 stack-down:
 	$(COMPOSE) down
 
 stack-test: ready-dev
-	$(BIN)/python -m pytest -m "" tests/e2e/test_stack.py tests/e2e/test_stack_sweep.py
+	$(BIN)/python -m pytest -m "" tests/e2e/test_stack.py tests/e2e/test_stack_sweep.py \
+		tests/e2e/test_stack_serving.py
 
 clean:
 	rm -rf .venv build *.egg-info .coverage* .hypothesis .pytest_cache .ruff_cache .mypy_cache

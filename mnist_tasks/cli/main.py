@@ -18,6 +18,7 @@ from mnist_tasks import installation
 from mnist_tasks.cli import models, sweeps
 from mnist_tasks.cli.mirror import mirror
 from mnist_tasks.cli.output import FAILED, NO, YES, AsJson, answer, printable, writing
+from mnist_tasks.cli.serve_check import serve_check
 from mnist_tasks.registry.model_directory import ModelDirectory
 from mnist_tasks.registry.transfer import export_version, import_version
 from mnist_tasks.system.disk_space import explained_disk_errors
@@ -43,6 +44,7 @@ app = typer.Typer(
 app.add_typer(models.app, name="models")
 app.add_typer(sweeps.app, name="sweeps")
 app.command()(mirror)
+app.command()(serve_check)
 
 
 TarFile = Annotated[Path, typer.Argument(metavar="FILE", help="A tar file.")]

@@ -278,6 +278,7 @@ def test_help_lists_every_command(command: Command) -> None:
     assert status == 0
     assert re.findall(r"^  (\w[\w-]*) {2,}", text, re.MULTILINE) == [
         "mirror",
+        "serve-check",
         "predict",
         "export",
         "import",

@@ -14,7 +14,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -77,11 +77,12 @@ def _missing_part() -> str | None:
 class Stack:
     """A Compose project for these tests only, and the API of its Airflow."""
 
-    def __init__(self, folder: Path) -> None:
-        self.port = free_port()
+    def __init__(self, folder: Path, settings: Mapping[str, str]) -> None:
+        self.port, self.settings = free_port(), settings
         self.env = folder / ".env"
         made = stack_env.text(gpu=False)
-        self.env.write_text(f"{made}PORT={self.port}\nTAG=test\nMNIST_SCHEDULE=\n")
+        ours = {"PORT": str(self.port), "TAG": "test", "MNIST_SCHEDULE": "", **settings}
+        self.env.write_text(made + "".join(f"{name}={value}\n" for name, value in ours.items()))
         self.secrets = dict(re.findall(r"^(\w+)=(\S{16,})$", made.partition("COMPOSE_FILE")[0], re.MULTILINE))
         self.client = PatientClient(f"http://127.0.0.1:{self.port}", self.secrets["ADMIN_PASSWORD"])
         # A small disk for MNIST_HOME, which a test can fill without filling the disk of the machine.
@@ -188,9 +189,9 @@ def took(output: str) -> float:
 
 
 @contextmanager
-def started(folder: Path) -> Iterator[Stack]:
-    """Build and start the stack; remove it at the end."""
-    stack = Stack(folder)
+def started(folder: Path, **settings: str) -> Iterator[Stack]:
+    """Build and start the stack with settings in its .env; remove it at the end."""
+    stack = Stack(folder, settings)
     try:
         stack("build")
         start = time.monotonic()
