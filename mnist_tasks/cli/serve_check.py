@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-import httpx
 import typer
 
 from mnist_tasks.cli.output import NO, YES, AsJson, answer
@@ -75,6 +74,9 @@ def _ask(address: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
         ConnectionError: if it cannot be reached.
         InputError: if it is no model server, or does not know the model.
     """
+    # Not for the other commands: it takes a tenth of a second.
+    import httpx
+
     try:
         found = httpx.request("POST" if body else "GET", address, json=body, timeout=SECONDS)
     except httpx.InvalidURL as error:
