@@ -62,15 +62,15 @@ def test_airflows_client_reaches_loopback_without_a_proxy(
     assert environment["no_proxy"] == environment["NO_PROXY"]
 
 
-def test_of_airflows_variables_only_those_about_metrics_are_passed_on() -> None:
+def test_of_airflows_variables_only_those_about_metrics_and_connections_are_passed_on() -> None:
     given = {"AIRFLOW__METRICS__OTEL_ON": "True", "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": "postgresql://production"}
 
-    environment = around({**given, "AIRFLOW_CONN_CHAT": "secret", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector"})
+    environment = around({**given, "AIRFLOW_CONN_STORE": "aws://", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector"})
 
     assert environment["AIRFLOW__METRICS__OTEL_ON"] == "True"
     assert environment["OTEL_EXPORTER_OTLP_ENDPOINT"] == "http://collector"
     assert environment["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"].startswith("sqlite:///")
-    assert "AIRFLOW_CONN_CHAT" not in environment
+    assert environment["AIRFLOW_CONN_STORE"] == "aws://"
 
 
 def test_exceptions_that_httpx_understands_stay() -> None:
