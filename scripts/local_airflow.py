@@ -183,10 +183,13 @@ def local_airflow(
         # Writes the DAG to the database at once; the DAG processor's first round comes later.
         reserialize = airflow.spawn("dags-reserialize", "dags", "reserialize")
         airflow.services["api-server"] = airflow.spawn("api-server", "api-server")
-        for name, arguments in services.items():
-            airflow.services[name] = airflow.spawn(name, *arguments)
+        # The DAG processor adds the same rows, and ends with an error if somebody else does so at the same time.
+        for name in (name for name in services if name != "dag-processor"):
+            airflow.services[name] = airflow.spawn(name, *services[name])
         with waiting(lambda seconds: f"  reading the DAGs: {seconds:.0f} s"):
             airflow.complete("dags-reserialize", reserialize)
+        if "dag-processor" in services:
+            airflow.services["dag-processor"] = airflow.spawn("dag-processor", *services["dag-processor"])
         yield airflow
 
 
