@@ -19,16 +19,19 @@ from mnist_tasks.workspace import Workspace
 EXPERIMENT = "mnist_training"  # in MLflow; a rollback moves the alias to a run of it
 
 
-def copy_champion_after(upstream: Any, store: str | None, server: ServerUrl | None) -> None:
-    """Add `mirror` and `mlflow` to the DAG, as far as they are asked for.
+def copy_champion_after(upstream: Any) -> None:
+    """Add `mirror` and `mlflow` to the DAG, as far as MNIST_MIRROR and MNIST_MLFLOW ask for them.
 
     Both run after a rejected candidate as well: perhaps an earlier run could not finish its copy.
 
     Args:
         upstream: what the task that publishes returns.
-        store: where to copy the champion to, MNIST_MIRROR.
-        server: where to record the run, MNIST_MLFLOW.
+
+    Raises:
+        InputError: if a setting cannot be used. Then the file that asks cannot be imported, and everybody sees why.
     """
+    store: str | None = value("MNIST_MIRROR")
+    server: ServerUrl | None = value("MNIST_MLFLOW")
 
     @task(multiple_outputs=False, trigger_rule="none_failed")
     @no_retry_for_bad_input()

@@ -12,7 +12,6 @@ from mnist_elsewhere import copy_champion_after
 from mnist_metrics import send_figures
 from mnist_notify import tell_failure, tell_rollback
 
-from mnist_tasks import installation
 from mnist_tasks.config import RollbackConfig
 from mnist_tasks.run_parameters import rollback_form
 from mnist_tasks.workspace import Workspace
@@ -51,7 +50,7 @@ def mnist_rollback() -> None:
         outlet_events[CHAMPION].extra = {"run_id": run_id, **outcome}
         return outcome
 
-    copy_champion_after(rollback(), installation.value("MNIST_MIRROR"), installation.value("MNIST_MLFLOW"))
+    copy_champion_after(rollback())
 
 
 mnist_rollback()

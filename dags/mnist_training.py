@@ -45,8 +45,6 @@ if WATCH:
     from mnist_watch import watched
 
 ON_GPU = on_gpu()
-MIRROR = value("MNIST_MIRROR")
-MLFLOW = value("MNIST_MLFLOW")
 APPROVAL = value("MNIST_APPROVAL")
 PARAMETERS = value("MNIST_PARAMS")
 
@@ -197,7 +195,7 @@ def mnist_training() -> None:
         promoted = promote()
         chain(evaluated, promoted)
     promoted.operator.operator_extra_links = (ModelLink(),)
-    copy_champion_after(promoted, MIRROR, MLFLOW)
+    copy_champion_after(promoted)
 
 
 training = mnist_training()

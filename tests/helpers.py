@@ -184,6 +184,13 @@ def with_documents(candidate: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def published(models: ModelDirectory, count: int, name: str = "run") -> ModelDirectory:
+    """Publish versions 1 to `count`, each by a run of its own; return the directory."""
+    for number in range(1, count + 1):
+        publish(models, f"{name}-{number}", number - 1 or None)
+    return models
+
+
 def publish(models: ModelDirectory, name: str, replaces: int | None, **changed: Any) -> Version:
     """Publish small files that stand in for the model of the run `name`."""
     candidate = stand_in(name, models.root.parent / "runs")

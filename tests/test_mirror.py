@@ -27,7 +27,7 @@ from mnist_tasks.system.errors import InputError, ModelError
 from mnist_tasks.system.object_store import Store
 from mnist_tasks.system.store_url import StoreUrl
 from mnist_tasks.workspace import PROJECT
-from tests.helpers import COUNTS, HANG_SECONDS, publish
+from tests.helpers import COUNTS, HANG_SECONDS, publish, published
 from tests.servers.start import Faulty, Killing, Request, faulty, s3
 
 SECRET = "PLANTED/s3cret+key"  # noqa: S105 - to look for it in logs
@@ -37,10 +37,7 @@ FILES = 8  # of a version that `publish` makes
 @pytest.fixture
 def models(tmp_path: Path) -> ModelDirectory:
     """A model directory with two versions."""
-    directory = ModelDirectory(tmp_path / "models")
-    publish(directory, "run-1", None)
-    publish(directory, "run-2", 1)
-    return directory
+    return published(ModelDirectory(tmp_path / "models"), 2)
 
 
 @pytest.fixture
@@ -173,9 +170,7 @@ def test_a_folder_that_holds_something_else_is_refused(
 def test_the_mirror_of_another_directory_is_refused(
     models: ModelDirectory, url: str, tmp_path: Path, versions: int
 ) -> None:
-    other = ModelDirectory(tmp_path / "other")
-    for number in range(1, versions + 1):
-        publish(other, f"other-{number}", number - 1 or None)
+    other = published(ModelDirectory(tmp_path / "other"), versions, "other")
     mirror(other.root, url)
 
     with pytest.raises(
@@ -188,9 +183,7 @@ def test_the_mirror_of_another_directory_is_refused(
 def test_a_version_of_another_directory_that_was_not_finished_is_refused(
     models: ModelDirectory, url: str, tmp_path: Path
 ) -> None:
-    other = ModelDirectory(tmp_path / "other")
-    publish(other, "other-1", None)
-    publish(other, "other-2", 1)
+    other = published(ModelDirectory(tmp_path / "other"), 2, "other")
     mirror(other.root, url)
     Path(url.removeprefix("file://"), "champion.json").unlink()
 

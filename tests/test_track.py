@@ -26,7 +26,7 @@ from mnist_tasks.system.files import sha256
 from mnist_tasks.system.store_url import ServerUrl
 from mnist_tasks.track import Tracked, track
 from mnist_tasks.workspace import PROJECT, Workspace
-from tests.helpers import COUNTS, HANG_SECONDS, LENIENT, publish
+from tests.helpers import COUNTS, HANG_SECONDS, LENIENT, published
 from tests.servers.start import PLACE, Faulty, Killing, Request, faulty, mlflow
 
 pytestmark = pytest.mark.slow
@@ -179,10 +179,7 @@ def test_a_run_without_a_new_champion_is_recorded_too(
 @pytest.fixture
 def two(tmp_path: Path) -> ModelDirectory:
     """A model directory with two versions, whose runs MLflow does not know."""
-    models = ModelDirectory(tmp_path / "models")
-    publish(models, "run-1", None)
-    publish(models, "run-2", 1)
-    return models
+    return published(ModelDirectory(tmp_path / "models"), 2)
 
 
 NO_RUN = Path("/no/such/run")

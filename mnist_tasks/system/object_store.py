@@ -12,12 +12,12 @@ from __future__ import annotations
 import hashlib
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import fsspec  # type: ignore[import-untyped]
 
@@ -26,6 +26,8 @@ from mnist_tasks.system.disk_space import DiskError
 from mnist_tasks.system.errors import InputError, TaskError, is_transient
 from mnist_tasks.system.files import atomic_file
 from mnist_tasks.system.store_url import StoreUrl
+
+T = TypeVar("T")
 
 # What to install for a store, beside requirements.txt.
 PACKAGES = {"s3": "requirements-s3.txt", "gs": "apache-airflow-providers-google and gcsfs, with -c requirements.txt"}
@@ -55,9 +57,7 @@ def file_system(scheme: str, connection: str | None) -> Any:
         InputError: if there is no such connection.
         ImportError: if a package is missing.
     """
-    if connection:
-        return connections.file_system(scheme, connection)
-    return fsspec.filesystem(scheme, **({"auto_mkdir": True} if scheme == "file" else {}))
+    return connections.file_system(scheme, connection) if connection else fsspec.filesystem(scheme)
 
 
 @contextmanager
@@ -145,15 +145,8 @@ class Store:
 
     def objects(self, below: str = "") -> dict[str, StoredObject]:
         """The objects below a name, by their names relative to the URL, as the store lists them now."""
-        root = self._path(below)
-        with self._explained():
-            self._system.invalidate_cache()
-            try:
-                found = self._system.find(root, detail=True)
-            except FileNotFoundError as error:
-                if _code(error) == "NoSuchBucket":
-                    raise
-                found = {}
+        self._system.invalidate_cache()
+        found = self._if_there(lambda: self._system.find(self._path(below), detail=True)) or {}
         prefix = len(self._path("").strip("/")) + 1
         return {
             name.strip("/")[prefix:]: StoredObject(entry["size"] or 0, _modified(entry), str(entry.get("ETag", "")))
@@ -163,27 +156,19 @@ class Store:
 
     def read(self, name: str) -> bytes | None:
         """A whole object; None if there is none."""
-        with self._explained():
-            try:
-                return bytes(self._system.cat_file(self._path(name)))
-            except FileNotFoundError as error:
-                if _code(error) == "NoSuchBucket":
-                    raise
-                return None
+        return self._if_there(lambda: bytes(self._system.cat_file(self._path(name))))
 
     def sha256(self, name: str) -> str | None:
         """SHA-256 of the bytes that the store gives back, in hexadecimal; None if it has no such object."""
-        digest = hashlib.sha256()
-        with self._explained():
-            try:
-                with self._system.open(self._path(name), "rb") as file:
-                    while piece := file.read(PIECE):
-                        digest.update(piece)
-            except FileNotFoundError as error:
-                if _code(error) == "NoSuchBucket":
-                    raise
-                return None
-        return digest.hexdigest()
+
+        def digest() -> str:
+            found = hashlib.sha256()
+            with self._system.open(self._path(name), "rb") as file:
+                while piece := file.read(PIECE):
+                    found.update(piece)
+            return found.hexdigest()
+
+        return self._if_there(digest)
 
     def download(self, name: str, target: Path) -> None:
         """Copy an object to a file of this machine, in one step."""
@@ -215,6 +200,16 @@ class Store:
         """Remove one object."""
         with self._explained("written"):
             self._system.rm_file(self._path(name))
+
+    def _if_there(self, ask: Callable[[], T]) -> T | None:
+        """What the store answers; None if it has no such object. A bucket that is not there is an error."""
+        with self._explained():
+            try:
+                return ask()
+            except FileNotFoundError as error:
+                if _code(error) == "NoSuchBucket":
+                    raise
+                return None
 
     def _replace_file(self, name: str, content: bytes) -> None:
         target = Path(self._path(name))

@@ -11,6 +11,7 @@ import httpx
 
 from mnist_tasks.system.connections import connection
 from mnist_tasks.system.errors import InputError
+from mnist_tasks.system.library_settings import environment
 from mnist_tasks.system.store_url import ServerUrl
 
 if TYPE_CHECKING:
@@ -43,7 +44,8 @@ def tracking_server(server: ServerUrl) -> Iterator[MlflowClient]:
     _try_out(server.url, user, password)
     secrets = {"MLFLOW_TRACKING_USERNAME": user, "MLFLOW_TRACKING_PASSWORD": password if user else None}
     secrets["MLFLOW_TRACKING_TOKEN"] = None if user else password
-    with _environment({**{name: os.environ.get(name, text) for name, text in SETTINGS.items()}, **secrets}):
+    # MLflow reads its credentials nowhere else.
+    with environment({**{name: os.environ.get(name, text) for name, text in SETTINGS.items()}, **secrets}):
         try:
             from mlflow import MlflowClient
             from mlflow.exceptions import MlflowException
@@ -79,7 +81,7 @@ def _try_out(url: str, user: str | None, password: str | None) -> None:
             f"{url} answers with status {answer.status_code}; name an Airflow connection with a login that may write "
             "there, as in http://conn_id@host:5000"
         )
-    if answer.status_code in (408, 429) or answer.status_code >= 500:
+    if _may_pass(answer.status_code):
         raise ConnectionError(f"the MLflow server at {url} answers with status {answer.status_code}; try again later")
     if not answer.is_success or not isinstance(_json(answer), dict):
         kind = answer.headers.get("Content-Type", "something").partition(";")[0]
@@ -87,6 +89,10 @@ def _try_out(url: str, user: str | None, password: str | None) -> None:
             f"{url} answers with status {answer.status_code} and {kind}, not as an MLflow server does; correct "
             "MNIST_MLFLOW"
         )
+
+
+def _may_pass(status: int) -> bool:
+    return status in (408, 429) or status >= 500
 
 
 def _json(answer: httpx.Response) -> Any:
@@ -100,25 +106,6 @@ def _explained(url: str, error: Any) -> InputError | ConnectionError:
     """What an error of MLflow's client means. Its text is left out: it may repeat what was sent."""
     status = error.get_http_status_code()
     # Its client has no code of its own for a server that does not answer.
-    if status >= 500 or status in (408, 429):
+    if _may_pass(status):
         return ConnectionError(f"the MLflow server at {url} had a problem: {error.error_code}; try again later")
     return InputError(f"the MLflow server at {url} refuses something: {error.error_code}; look at its log")
-
-
-@contextmanager
-def _environment(settings: dict[str, str | None]) -> Iterator[None]:
-    """Set or remove environment variables for the block; MLflow reads its credentials nowhere else."""
-    before = {name: os.environ.get(name) for name in settings}
-    try:
-        _set(settings)
-        yield
-    finally:
-        _set(before)
-
-
-def _set(settings: dict[str, str | None]) -> None:
-    for name, text in settings.items():
-        if text is None:
-            os.environ.pop(name, None)
-        else:
-            os.environ[name] = text

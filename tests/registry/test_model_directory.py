@@ -27,7 +27,7 @@ from mnist_tasks.registry.version import REPAIR, ROLLBACK, Version
 from mnist_tasks.system.errors import InputError, ModelError
 from mnist_tasks.workspace import PROJECT
 from tests.crash_points import OPERATIONS
-from tests.helpers import COUNTS, publish, small_disk, stand_in, without_root
+from tests.helpers import COUNTS, publish, published, small_disk, stand_in, without_root
 
 FILES = {
     *("model.keras", "saved_model.pb", "variables/variables.index", "golden.npz"),
@@ -43,9 +43,7 @@ def models(tmp_path: Path) -> ModelDirectory:
 @pytest.fixture
 def three(models: ModelDirectory) -> ModelDirectory:
     """Three versions, of which the third is champion."""
-    for number in (1, 2, 3):
-        publish(models, f"run-{number}", number - 1 or None)
-    return models
+    return published(models, 3)
 
 
 def champion_number(models: ModelDirectory) -> int | None:
